@@ -1,0 +1,237 @@
+"""The bytes of a points file: self-describing, checksummed, numbered blocks.
+
+A points file is nothing but blocks, one after the other, each written by a single ``write``::
+
+    header (36 bytes, little endian)                       payload
+    magic  4s  b"MLPB"                                     ``length`` bytes
+    kind   B   1 points, 2 series, 3 notes
+    coding B   0 plain, 1 zlib
+    version H  1
+    length I   bytes of payload
+    count  I   points inside (0 for the other kinds)
+    number I   0, 1, 2, … within the file: a gap is a missing block
+    seq    Q   number of the first point (or of the next one, for the other kinds)
+    slot   I   the buffer slot after the last point, where recovery goes on reading
+    crc    I   CRC-32 of the header before it and of the payload
+
+Points are laid out by column, since columns compress: series ids (uint32), times (float64 seconds
+since the epoch, as differences of their bit patterns), values (float64, bit-exact), steps (uint32,
+0 for none, else step + 1; left out when all are 0).  Columns are transposed byte-wise before zlib,
+which brings the bytes that hardly change together.  Series and notes are JSON.
+
+Why not a known format: Arrow's IPC stream, Parquet and HDF5 have no checksum per record batch or
+cannot be appended to after a crash, cost 300 to 600 bytes a batch (a live run writes a batch of a
+dozen points twice a second) and bring 40 MB to a training node; SQLite needs locks, which NFS
+does not keep.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from mlops.errors import StoreError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Block", "Columns", "Damage", "decode_columns", "encode", "encode_columns", "encode_json", "scan"]
+
+MAGIC: Final = b"MLPB"
+VERSION: Final = 1
+POINTS: Final = 1
+SERIES: Final = 2
+NOTES: Final = 3
+MAX_PAYLOAD: Final = 1 << 26
+"""A length above this is damage, not data: a block holds at most one buffer of points."""
+
+_PLAIN: Final = 0
+_ZLIB: Final = 1
+_HEADER: Final = struct.Struct("<4sBBHIIIQI")
+_CRC: Final = struct.Struct("<I")
+HEADER_BYTES: Final = _HEADER.size + _CRC.size
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Points by column, all of the same length, in the order in which they were logged.
+
+    Attributes:
+        time: float64, seconds since the epoch.
+        value: float64.
+        series: uint32, the series' id within its file.
+        step: uint32, 0 where none was given, else step + 1.
+    """
+
+    time: NDArray[np.float64]
+    value: NDArray[np.float64]
+    series: NDArray[np.uint32]
+    step: NDArray[np.uint32]
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def pick(self, which: slice | NDArray[Any]) -> Columns:
+        """The points that a slice, a mask or an array of indices chooses."""
+        return Columns(self.time[which], self.value[which], self.series[which], self.step[which])
+
+    @staticmethod
+    def join(parts: Sequence[Columns]) -> Columns:
+        """The points of all parts, one after the other."""
+        if not parts:
+            return Columns(np.empty(0), np.empty(0), np.empty(0, np.uint32), np.empty(0, np.uint32))
+        return Columns(
+            np.concatenate([part.time for part in parts]),
+            np.concatenate([part.value for part in parts]),
+            np.concatenate([part.series for part in parts]),
+            np.concatenate([part.step for part in parts]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One block as read: its header's fields, its payload (decoded from its coding) and where it lies."""
+
+    kind: int
+    count: int
+    number: int
+    seq: int
+    slot: int
+    payload: bytes
+    offset: int
+    end: int
+
+    def columns(self) -> Columns:
+        """The points of a points block."""
+        return decode_columns(self.payload, self.count)
+
+    def json(self) -> Any:  # noqa: ANN401 - JSON is whatever was written
+        """The content of a series or notes block."""
+        return json.loads(self.payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Bytes that are no block: from ``offset`` up to ``end``.
+
+    Attributes:
+        torn: True for an unfinished write at the end of the file, which is normal after a kill.
+    """
+
+    offset: int
+    end: int
+    torn: bool
+
+
+def encode(kind: int, payload: bytes, *, count: int, number: int, seq: int, slot: int) -> bytes:
+    """One block, ready to be written; the payload is compressed where that makes it smaller."""
+    coding = _PLAIN
+    squeezed = zlib.compress(payload, 1)
+    if len(squeezed) < len(payload):
+        coding, payload = _ZLIB, squeezed
+    header = _HEADER.pack(MAGIC, kind, coding, VERSION, len(payload), count, number & 0xFFFFFFFF, seq, slot)
+    return header + _CRC.pack(zlib.crc32(payload, zlib.crc32(header))) + payload
+
+
+def encode_json(kind: int, content: object, *, number: int, seq: int, slot: int) -> bytes:
+    """A series or notes block."""
+    payload = json.dumps(content, ensure_ascii=False, separators=(",", ":"), default=str).encode("utf-8", "replace")
+    return encode(kind, payload, count=0, number=number, seq=seq, slot=slot)
+
+
+def encode_columns(columns: Columns, *, number: int, seq: int, slot: int) -> bytes:
+    """A points block of all these points."""
+    bits = columns.time.view(np.int64)
+    parts = [
+        _transposed(columns.series),
+        _transposed(np.diff(bits, prepend=np.int64(0))),
+        _transposed(columns.value.view(np.uint64)),
+    ]
+    if columns.step.any():
+        parts.append(_transposed(columns.step))
+    return encode(POINTS, b"".join(parts), count=len(columns), number=number, seq=seq, slot=slot)
+
+
+def decode_columns(payload: bytes, count: int) -> Columns:
+    """The points of a points block's payload.
+
+    Raises:
+        StoreError: the payload has not the length of ``count`` points.
+    """
+    with_steps = len(payload) == 24 * count
+    if not with_steps and len(payload) != 20 * count:
+        raise StoreError(f"A block of {count} points has {len(payload)} bytes")
+    series = _restored(payload[: 4 * count], np.dtype("<u4"))
+    differences = _restored(payload[4 * count : 12 * count], np.dtype("<i8"))
+    value = _restored(payload[12 * count : 20 * count], np.dtype("<f8"))
+    step = _restored(payload[20 * count :], np.dtype("<u4")) if with_steps else np.zeros(count, np.uint32)
+    return Columns(np.cumsum(differences, dtype=np.int64).view(np.float64), value, series, step)
+
+
+def scan(data: bytes | memoryview, base: int = 0, *, whole: bool = True) -> Iterator[Block | Damage]:
+    """The blocks in ``data``, with the damage between them.
+
+    After damage, reading goes on at the next bytes that are a whole, checksummed block.
+
+    Args:
+        data: the bytes from ``base`` to the end of the file.
+        base: their offset in the file.
+        whole: whether ``data`` ends where the file's writer has ended; if not, an unfinished
+            block at the end is left for the next time instead of being reported.
+    """
+    raw = bytes(data)
+    position = 0
+    while position < len(raw):
+        block = _block_at(raw, position, base)
+        if block is not None:
+            yield block
+            position = block.end - base
+            continue
+        next_block = _next_block(raw, position + 1)
+        torn = next_block == len(raw)
+        if not torn or whole:
+            yield Damage(base + position, base + next_block, torn)
+        position = next_block
+
+
+def _block_at(raw: bytes, position: int, base: int) -> Block | None:
+    body = position + HEADER_BYTES
+    if body > len(raw) or raw[position : position + 4] != MAGIC:
+        return None
+    _, kind, coding, version, length, count, number, seq, slot = _HEADER.unpack_from(raw, position)
+    if length > MAX_PAYLOAD or body + length > len(raw) or version != VERSION:
+        return None
+    payload = raw[body : body + length]
+    (crc,) = _CRC.unpack_from(raw, position + _HEADER.size)
+    if zlib.crc32(payload, zlib.crc32(raw[position : position + _HEADER.size])) != crc:
+        return None
+    if coding == _ZLIB:
+        expander = zlib.decompressobj()
+        payload = expander.decompress(payload, MAX_PAYLOAD)
+        if not expander.eof:
+            return None
+    return Block(kind, count, number, seq, slot, payload, base + position, base + body + length)
+
+
+def _next_block(raw: bytes, position: int) -> int:
+    while (position := raw.find(MAGIC, position)) >= 0:
+        if _block_at(raw, position, 0) is not None:
+            return position
+        position += 1
+    return len(raw)
+
+
+def _transposed(column: NDArray[Any]) -> bytes:
+    width = column.dtype.itemsize
+    return np.ascontiguousarray(column).view(np.uint8).reshape(-1, width).T.tobytes()
+
+
+def _restored(payload: bytes, dtype: np.dtype[Any]) -> NDArray[Any]:
+    planes = np.frombuffer(payload, np.uint8).reshape(dtype.itemsize, -1)
+    return np.ascontiguousarray(planes.T).reshape(-1).view(dtype)

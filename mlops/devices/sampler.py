@@ -1,0 +1,157 @@
+"""The thread that samples the devices, and counts the energy of each epoch."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from mlops.devices.base import ENERGY_SUFFIX, Device, Reading
+from mlops.series import Series
+
+__all__ = ["Put", "Sampler"]
+
+_log = logging.getLogger("mlops")
+
+EPOCH_ENERGY = "train.epoch_energy_joules"
+
+
+class Put(Protocol):
+    """Where readings go: :meth:`mlops.recorder.Recorder.put`."""
+
+    def __call__(
+        self, series: Series, value: float, *, time: float | None = None, step: int | None = None
+    ) -> None: ...
+
+
+class Sampler:
+    """Opens devices and samples them at an interval, on a thread of its own.
+
+    Args:
+        openers: make the devices (see :func:`mlops.devices.base.opener`).
+        put: takes the readings.
+        interval: seconds between two samples.
+        publish: whether readings are recorded; if not, only the epochs' energy is. A process that
+            joined a run whose owner samples the same devices does not record them twice.
+        on_open: told of the devices once they are open.
+    """
+
+    def __init__(
+        self,
+        openers: Sequence[Callable[[], Device]],
+        put: Put,
+        *,
+        interval: float,
+        publish: bool = True,
+        on_open: Callable[[Sequence[Device]], None] | None = None,
+    ) -> None:
+        self._openers = openers
+        self._put = put
+        self._interval = interval
+        self._publish = publish
+        self._on_open = on_open
+        self._devices: list[Device] = []
+        self._laps: deque[int] = deque()
+        self._joules: dict[Series, float] = {}
+        self._lap_joules: dict[Series, float] = {}
+        self._bell = threading.Event()
+        self._opened = threading.Event()
+        self._ending = False
+        self._said: set[str] = set()
+        self._thread = threading.Thread(target=self._work, name="mlops-sampler", daemon=True)
+        self._thread.start()
+
+    def lap(self, step: int) -> None:
+        """End an epoch: its energy is counted up to now and recorded under this step; never blocks."""
+        self._laps.append(step)
+        self._bell.set()
+
+    def wait_open(self, timeout: float) -> bool:
+        """Wait until the devices are open; whether they were in time."""
+        return self._opened.wait(timeout)
+
+    def close(self, timeout: float) -> bool:
+        """Sample once more, count what laps are open, close the devices.
+
+        Args:
+            timeout: seconds to wait; a hung driver must not hold up the end of a training.
+
+        Returns:
+            Whether it was done in time.
+        """
+        self._ending = True
+        self._bell.set()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        self._devices = [make() for make in self._openers]
+        self._sample()
+        self._lap_joules = dict(self._joules)
+        self._opened.set()
+        if self._on_open is not None:
+            self._on_open(self._devices)
+        due = time.monotonic() + self._interval
+        while not self._ending:
+            self._bell.wait(max(0.0, due - time.monotonic()))
+            self._bell.clear()
+            laps = self._take_laps()
+            self._sample()
+            self._count(laps)
+            if time.monotonic() >= due:
+                due = max(due + self._interval, time.monotonic())
+        laps = self._take_laps()
+        self._sample()
+        self._count(laps)
+        for device in self._devices:
+            device.close()
+
+    def _take_laps(self) -> list[int]:
+        """Laps that were asked for before the sample that is about to be taken."""
+        return [self._laps.popleft() for _ in range(len(self._laps))]
+
+    def _sample(self) -> None:
+        now = time.time()
+        for device in self._devices:
+            try:
+                readings = device.sample()
+            except Exception as error:  # a lost GPU must not end the others, or the training
+                self._warn_once(device, error)
+                continue
+            self._take(readings, now)
+
+    def _take(self, readings: Sequence[Reading], now: float) -> None:
+        for reading in readings:
+            if reading.series.name.endswith(ENERGY_SUFFIX):
+                self._joules[reading.series] = reading.value
+            if self._publish:
+                self._put(reading.series, reading.value, time=now)
+
+    def _count(self, laps: Sequence[int]) -> None:
+        """Record the energy since the last lap, summed over the meters of a kind and method.
+
+        Laps that came in between two samples share their energy evenly: they were shorter than
+        the meters can tell.
+        """
+        if not laps:
+            return
+        sums: dict[tuple[str, str], float] = {}
+        for series, joules in self._joules.items():
+            kind = series.name.removesuffix(ENERGY_SUFFIX)
+            method = dict(series.dimensions).get("method", "")
+            since = joules - self._lap_joules.get(series, 0.0)
+            sums[kind, method] = sums.get((kind, method), 0.0) + since
+        self._lap_joules = dict(self._joules)
+        for (kind, method), joules in sums.items():
+            series = Series.of(EPOCH_ENERGY, {"device": kind, "method": method})
+            for step in laps:
+                self._put(series, joules / len(laps), step=step)
+
+    def _warn_once(self, device: Device, error: Exception) -> None:
+        name = type(device).__name__
+        if name not in self._said:
+            self._said.add(name)
+            _log.warning("%s cannot be sampled any more: %s. The training goes on without it.", name, error)

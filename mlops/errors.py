@@ -1,0 +1,162 @@
+"""Every error that mlops raises, as one tree.
+
+::
+
+    MlopsError
+    ├── SettingsError        a setting, a dimension or a URL cannot be understood
+    │   └── SinkURLError     the URL of a sink: unknown scheme, unparsable, missing host
+    ├── SeriesError          a metric name, dimension or value that Monasca would refuse
+    ├── StoreError           the record on disk cannot be written or read
+    │   └── RunNotFoundError no run of that id, prefix or path
+    ├── RunError             a run is used in a way it does not allow
+    ├── SinkError            a sink cannot take or deliver points
+    ├── DeviceError          a device cannot be opened or read
+    ├── ReportError          a report, a figure or an export cannot be made
+    ├── NotebookError        a notebook did not run to its end
+    │   └── ParameterError   a parameter that the notebook does not declare
+    └── MissingExtraError    an optional dependency is not installed (also an ImportError)
+
+Each one says what happened and where in its first sentence and what to do about it in
+:attr:`MlopsError.remedy`; ``str()`` gives both.  None of them ever leaves a training loop: the
+recording side turns them into one warning each.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "DeviceError",
+    "MissingExtraError",
+    "MlopsError",
+    "NotebookError",
+    "ParameterError",
+    "ReportError",
+    "RunError",
+    "RunNotFoundError",
+    "SeriesError",
+    "SettingsError",
+    "SinkError",
+    "SinkURLError",
+    "StoreError",
+]
+
+
+class MlopsError(Exception):
+    """What happened and where, with a remedy.
+
+    Args:
+        what: one sentence, what happened and where.
+        remedy: one sentence, what to do about it; may be empty.
+
+    Attributes:
+        exit_code: what the command line exits with (1 failed, 2 usage, 5 the work itself failed).
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, remedy: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        if not self.remedy:
+            return self.what
+        first = self.what if self.what.endswith((".", "!", "?")) else f"{self.what}."
+        return f"{first} {self.remedy}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.what, self.remedy, self.__dict__)
+
+
+def _rebuild(cls: type[MlopsError], what: str, remedy: str, state: dict[str, object]) -> MlopsError:
+    error = cls.__new__(cls)
+    MlopsError.__init__(error, what, remedy=remedy)
+    error.__dict__.update(state)
+    return error
+
+
+class SettingsError(MlopsError):
+    """A setting cannot be understood: which one, where it came from, what is allowed."""
+
+    exit_code = 2
+
+
+class SinkURLError(SettingsError):
+    """The URL of a sink has an unknown scheme, cannot be parsed, or lacks a part."""
+
+
+class SeriesError(MlopsError, ValueError):
+    """A metric name, a dimension or a value that Monasca would refuse.
+
+    Attributes:
+        mended: the nearest spelling that is allowed, or ``None`` where there is none.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, remedy: str = "", mended: str | None = None) -> None:
+        super().__init__(what, remedy=remedy)
+        self.mended = mended
+
+
+class StoreError(MlopsError):
+    """The record of a run cannot be written or read."""
+
+
+class RunNotFoundError(StoreError):
+    """No run of that id, prefix or path exists."""
+
+    exit_code = 2
+
+
+class RunError(MlopsError):
+    """A run is used in a way it does not allow."""
+
+
+class SinkError(MlopsError):
+    """A sink cannot take or deliver points."""
+
+
+class DeviceError(MlopsError):
+    """A device cannot be opened or read."""
+
+
+class ReportError(MlopsError):
+    """A report, a figure or an export cannot be made."""
+
+
+class NotebookError(MlopsError):
+    """A notebook did not run to its end: which cell, and why."""
+
+    exit_code = 5
+
+
+class ParameterError(NotebookError):
+    """A parameter that the notebook's ``parameters`` cell does not declare, or that cannot be parsed."""
+
+    exit_code = 2
+
+
+class MissingExtraError(MlopsError, ImportError):
+    """An optional dependency is not installed.
+
+    Args:
+        module: the module that could not be imported.
+        extra: the extra of mlops that brings it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, module: str, extra: str) -> None:
+        MlopsError.__init__(
+            self,
+            f"The Python package {module!r} is not installed in this environment",
+            remedy=f"Install it with: pip install 'mlops[{extra}]'",
+        )
+        self.module = module
+        self.extra = extra
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return MissingExtraError, (self.module, self.extra)

@@ -1,0 +1,217 @@
+"""Reading a run back: every process's points file and what a dead process left in its buffer.
+
+:class:`PointsReader` follows one file behind a cursor, while it is being written; :func:`read_run`
+reads a whole run into one table of columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlops import blocks, ring
+from mlops.blocks import Columns
+from mlops.errors import StoreError
+from mlops.series import Series
+from mlops.store import RUNNING, RunFolder, RunInfo
+
+__all__ = ["Gap", "PointsReader", "Record", "read_run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Points that are not there, and why: said, never guessed.
+
+    Attributes:
+        file: name of the points file.
+        what: one sentence.
+        points: how many are missing; 0 where the damage hit no points or the number is unknown.
+    """
+
+    file: str
+    what: str
+    points: int
+
+
+class PointsReader:
+    """Reads one points file from a cursor on, as often as wanted, also while it is being written.
+
+    Attributes:
+        path: the file.
+        offset: the cursor: bytes read so far.
+        series: the series met so far, by id.
+        notes: the notes met so far, later ones overriding earlier ones.
+        gaps: the damage met so far.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = 0
+        self.series: dict[int, Series] = {}
+        self.notes: dict[str, Any] = {}
+        self.gaps: list[Gap] = []
+        self._slot = 0
+        self._last: Columns | None = None
+        self._number = 0
+        self._seq = 0
+
+    def read(self, *, whole: bool = False) -> Iterator[Columns]:
+        """The points appended since the last call, block by block.
+
+        Args:
+            whole: the writer has ended: an unfinished block at the end is passed over and noted.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read()
+        except OSError as error:
+            raise StoreError(f"Cannot read {self.path}: {error.strerror}") from error
+        for found in blocks.scan(data, self.offset, whole=whole):
+            self.offset = found.end
+            if isinstance(found, blocks.Damage):
+                self._note_damage(found)
+                continue
+            self._check_order(found)
+            if found.kind == blocks.POINTS:
+                self._slot = found.slot
+                self._seq = found.seq + found.count
+                self._last = found.columns()
+                yield self._last
+            elif found.kind == blocks.SERIES:
+                for number, name, dimensions in found.json():
+                    self.series[number] = Series.of(name, dimensions)
+            elif found.kind == blocks.NOTES:
+                self.notes.update(found.json())
+
+    def _note_damage(self, damage: blocks.Damage) -> None:
+        size = damage.end - damage.offset
+        if damage.torn:
+            what = f"its last {size} bytes are an unfinished write and were passed over"
+        else:
+            what = f"{size} bytes at {damage.offset} are damaged and were passed over"
+        self.gaps.append(Gap(self.path.name, what, 0))
+
+    def _check_order(self, block: blocks.Block) -> None:
+        missing = block.seq - self._seq
+        if block.number != self._number or missing:
+            what = f"blocks {self._number} to {block.number - 1} are missing before byte {block.offset}"
+            self.gaps.append(Gap(self.path.name, what, max(missing, 0)))
+            self._seq = block.seq
+        self._number = block.number + 1
+
+    def read_buffer(self) -> Columns | None:
+        """The points that the file's process left in its buffer when it was killed; after :meth:`read`.
+
+        Returns:
+            The points in the order in which they were logged; ``None`` if no buffer is left.
+        """
+        try:
+            raw = self.path.with_suffix(ring.SUFFIX).read_bytes()
+        except OSError:
+            return None
+        return ring.recover(raw, self._slot, self._last)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A run as read back.
+
+    Attributes:
+        info: from ``run.json``, with the parameters, dimensions and versions that joined
+            processes noted.
+        series: the series of the whole run; ``columns.series`` indexes it.
+        columns: the points, process by process, each in the order in which it logged them.
+        processes: for each points file its name and its range ``start, stop`` in ``columns``.
+        notes: for each points file what its process noted.
+        gaps: what is damaged or missing.
+    """
+
+    info: RunInfo
+    series: tuple[Series, ...]
+    columns: Columns
+    processes: tuple[tuple[str, int, int], ...]
+    notes: tuple[dict[str, Any], ...]
+    gaps: tuple[Gap, ...]
+
+    def names(self) -> list[str]:
+        """The metrics' names, sorted."""
+        return sorted({series.name for series in self.series})
+
+    def find(self, name: str) -> list[tuple[Series, Columns]]:
+        """Each series of that name with its points, in the order of :attr:`series`."""
+        found = []
+        for number, series in enumerate(self.series):
+            if series.name == name:
+                chosen = self.columns.series == number
+                found.append((series, self.columns.pick(chosen)))
+        return found
+
+
+def read_run(folder: RunFolder) -> Record:
+    """A whole run, as far as it has been written.
+
+    Raises:
+        StoreError: the folder or a file cannot be read. Damage inside a file is no error but a gap.
+    """
+    info = folder.info()
+    ended = info.outcome != RUNNING
+    table: dict[Series, int] = {}
+    parts: list[Columns] = []
+    processes: list[tuple[str, int, int]] = []
+    notes: list[dict[str, Any]] = []
+    gaps: list[Gap] = []
+    total = 0
+    for path in folder.points_files():
+        reader = PointsReader(path)
+        start = total
+        for columns in _all_columns(reader, ended=ended):
+            known = _with_known_series(columns, reader)
+            parts.append(_renumbered(known, reader.series, table))
+            total += len(known)
+        processes.append((path.name, start, total))
+        notes.append(reader.notes)
+        gaps.extend(reader.gaps)
+        _merge(info, reader.notes)
+    return Record(info, tuple(table), Columns.join(parts), tuple(processes), tuple(notes), tuple(gaps))
+
+
+def _all_columns(reader: PointsReader, *, ended: bool) -> Iterator[Columns]:
+    yield from reader.read(whole=ended)
+    left = reader.read_buffer() if ended else None
+    if left is not None and len(left):
+        yield left
+
+
+def _with_known_series(columns: Columns, reader: PointsReader) -> Columns:
+    """Without the points whose series' definition was lost to damage: they are counted as a gap."""
+    known = np.isin(columns.series, np.fromiter(reader.series, np.uint32, len(reader.series)))
+    if known.all():
+        return columns
+    lost = int(len(known) - np.count_nonzero(known))
+    reader.gaps.append(Gap(reader.path.name, f"the names of {lost} points' series are missing", lost))
+    return columns.pick(known)
+
+
+def _renumbered(columns: Columns, ids: dict[int, Series], table: dict[Series, int]) -> Columns:
+    if not len(columns):
+        return columns
+    own = np.zeros(max(ids) + 1, np.uint32)
+    for number, series in ids.items():
+        own[number] = table.setdefault(series, len(table))
+    return Columns(columns.time, columns.value, own[columns.series], columns.step)
+
+
+def _merge(info: RunInfo, notes: dict[str, Any]) -> None:
+    """What a joined process noted, beneath what the owner said."""
+    for key in ("parameters", "dimensions", "versions"):
+        extra = notes.get(key)
+        if isinstance(extra, dict):
+            getattr(info, key).update({name: value for name, value in extra.items() if name not in getattr(info, key)})

@@ -1,0 +1,526 @@
+"""The hot path: a bounded, memory-mapped buffer and the one thread that drains it.
+
+``log`` costs the training thread about three ``deque.append``: it takes a free slot from a list of
+free slots (one atomic ``popleft``) and packs the point into a shared mapping of a file.  The
+kernel keeps that mapping, so a point that ``log`` accepted survives ``kill -9`` without a system
+call; the drain thread folds filled slots into the points file (mlops.store) twice a second and
+returns them to the list.
+
+Three things happen without a test on the hot path, through an exception out of it:
+
+* the free list is **empty** (IndexError): the buffer is full, or the recorder is closed, or this
+  is a forked child, whose list was emptied;
+* the free list hands out a **trip wire**, ``None`` (TypeError): an eighth of the buffer has been
+  used, so the drain thread is woken early;
+* the **name is new** (KeyError): its definition is written to the file first.
+
+The layout of a slot is :mod:`mlops.ring`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from mlops import ring
+from mlops.blocks import Columns
+from mlops.errors import SeriesError
+from mlops.series import Series, check_name
+from mlops.store import FILE_MODE, PointsWriter
+
+__all__ = ["Recorder"]
+
+DEFAULT_SLOTS: Final = 1 << 16
+_WINDOW: Final = 1 << 15
+_PATIENCE: Final = 20
+"""Passes that a hole may last (a thread between taking its slot and filling it) before it is
+taken for abandoned by an exception in between; each pass hands the interpreter to other threads."""
+
+_HEARTBEAT: Final = 30.0
+
+_log = logging.getLogger("mlops")
+
+
+class Recorder:
+    """Takes points on any thread and folds them into a points file on its own.
+
+    Args:
+        path: the points file to make; its buffer lies beside it.
+        slots: how many points the buffer holds (64 bytes each).
+        interval: seconds between folds; what a power cut can cost at most.
+        on_fold: called on the drain thread after points were folded (and about every
+            ``interval`` without any), to wake the sinks.
+        clock: seconds since the epoch.
+
+    Raises:
+        OSError: the file or its buffer cannot be made.
+
+    Attributes:
+        log: ``log(values, *, step=None, time=None)``, see :meth:`mlops.run.Run.log`.
+        accepted_slow: points that took the slow road, for tests.
+        dropped: points not kept because the buffer was full or the file unwritable.
+        refused: values that are no number, points after the end.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        slots: int = DEFAULT_SLOTS,
+        interval: float = 0.5,
+        on_fold: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = path
+        self.dropped = 0
+        self.refused = 0
+        self.not_finite = 0
+        self._interval = interval
+        self._on_fold = on_fold
+        self._clock = clock
+        self._slots = max(64, slots)
+        self._pid = os.getpid()
+        self._state = "open"
+        self._said: set[str] = set()
+        self._lock = threading.RLock()
+        self._ids: dict[str, int] = {}
+        self._series: dict[Series, int] = {}
+        self._undefined_until = 0.0
+        self._writer = PointsWriter(path)
+        self._ring_path: Path | None = path.with_suffix(ring.SUFFIX)
+        self._buffer = self._map_ring()
+        self._view = np.frombuffer(self._buffer, np.uint64).reshape(self._slots, ring.SLOT_BYTES // 8)
+        self._trip = max(8, self._slots // 8)
+        self._free: deque[int | None] = deque()
+        self._next = 0
+        self._hole_passes = 0
+        self._failing: str | None = None
+        self._unsynced = False
+        self._synced = time.monotonic()
+        self._give_back(0, self._slots)
+        self.log = self._make_log()
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        self._thread = threading.Thread(target=self._drain, name="mlops-recorder", daemon=True)
+        _LIVE.add(self)
+        self._thread.start()
+
+    # -- the hot path -------------------------------------------------------------------------
+
+    def _make_log(self) -> Callable[..., None]:
+        """``log`` as a closure: a local is read three times as fast as an attribute."""
+        buffer, pack, take, clock, ids = self._buffer, ring.POINT.pack_into, self._free.popleft, self._clock, self._ids
+        admit, admit_all, refuse, ring_bell = self._admit, self._admit_all, self._refuse, self._ring_bell
+
+        def log(values: Mapping[str, Any], *, step: int | None = None, time: float | None = None) -> None:
+            if step is not None or time is not None:
+                admit_all(values, step, time)
+                return
+            now = clock()
+            try:
+                for name in values:
+                    value = values[name]
+                    if value.__class__ is float:
+                        try:
+                            number = ids[name]
+                            pack(buffer, take(), now, value, 0, number, now, value, 0, number)
+                        except LookupError:
+                            admit(name, value, now)
+                        except TypeError:
+                            ring_bell()
+                            admit(name, value, now)
+                    else:
+                        admit(name, value, now)
+            except Exception as error:
+                refuse(values, error)
+
+        return log
+
+    def series(self, series: Series) -> Callable[[float], None]:
+        """A function that logs one value of one series: ``log`` without looking up the name."""
+        buffer, pack, take, clock = self._buffer, ring.POINT.pack_into, self._free.popleft, self._clock
+        admit, ring_bell = self._admit, self._ring_bell
+        number = self._define(series)
+        if number is None:
+            return lambda value: admit(series, value, clock())
+
+        def put(value: float) -> None:
+            if value.__class__ is float:
+                try:
+                    now = clock()
+                    pack(buffer, take(), now, value, 0, number, now, value, 0, number)
+                except LookupError:
+                    admit(series, value, now)
+                except TypeError:
+                    ring_bell()
+                    admit(series, value, now)
+            else:
+                admit(series, value, clock())
+
+        return put
+
+    # -- the slow road ------------------------------------------------------------------------
+
+    def put(self, series: Series, value: object, *, time: float | None = None, step: int | None = None) -> None:
+        """Log one value of one series, with a time and a step of its own if wanted; never raises."""
+        self._admit(series, value, self._clock() if time is None else time, step)
+
+    def _admit_all(self, values: Mapping[str, Any], step: int | None, time: float | None) -> None:
+        now = self._clock() if time is None else time
+        try:
+            for name in values:
+                self._admit(name, values[name], now, step)
+        except Exception as error:
+            self._refuse(values, error)
+
+    def _refuse(self, values: object, error: Exception) -> None:
+        self.refused += 1
+        self.warn_once(
+            "log",
+            f"log() takes a mapping of names to numbers, not {type(values).__name__} ({error}). "
+            'Nothing of it was recorded; training goes on. Log {"train.loss": value}.',
+        )
+
+    def _admit(self, what: str | Series, value: object, now: float, step: int | None = None) -> None:
+        """One point by the slow road: whatever is unusual about it is dealt with here."""
+        try:
+            number = value if value.__class__ is float else as_number(value)
+        except Exception as error:  # a tensor on a dead device raises whatever it likes
+            self.refused += 1
+            self.warn_once(f"value {what}", f"{what}: {error}. The value was not recorded; training goes on.")
+            return
+        marked = self._marked_step(step)
+        series_id = self._id_of(what)
+        if series_id is None:
+            return
+        for _ in range(3):  # a trip wire, then possibly another one, then a slot
+            try:
+                offset = self._free.popleft()
+            except IndexError:
+                self._no_slot(what)
+                return
+            if offset is None:
+                self._ring_bell()
+                continue
+            ring.POINT.pack_into(self._buffer, offset, now, number, marked, series_id, now, number, marked, series_id)
+            return
+
+    def _marked_step(self, step: int | None) -> int:
+        if step is None:
+            return 0
+        try:
+            marked = int(step) + 1
+        except (TypeError, ValueError):
+            marked = -1
+        if 0 < marked < 1 << 32:
+            return marked
+        self.warn_once("step", f"step {step!r} is not between 0 and {(1 << 32) - 2}; points are recorded without it.")
+        return 0
+
+    def _id_of(self, what: str | Series) -> int | None:
+        if isinstance(what, Series):
+            return self._define(what)
+        known = self._ids.get(what)
+        if known is not None:
+            return known
+        name = what
+        try:
+            check_name(name)
+        except SeriesError as error:
+            if error.mended is None:
+                self.refused += 1
+                self.warn_once(f"name {name!r}", f"{error} Its values are not recorded; training goes on.")
+                return None
+            self.warn_once(f"name {name!r}", f"{error.what}; it is recorded as {error.mended!r}.")
+            name = error.mended
+        number = self._define(Series(name))
+        if number is not None and isinstance(what, str):
+            self._ids[what] = number
+        return number
+
+    def _define(self, series: Series) -> int | None:
+        """The slot number (id + 1) of a series, written to the file before its first point is taken."""
+        number = self._series.get(series)
+        if number is not None:
+            return number
+        if self._state != "open":
+            self._no_slot(series)
+            return None
+        with self._lock:
+            number = self._series.get(series)
+            if number is not None:
+                return number
+            if self._clock() < self._undefined_until:
+                self.dropped += 1
+                return None
+            number = len(self._series) + 1
+            try:
+                self._writer.write_series({number - 1: series})
+            except OSError as error:
+                self._undefined_until = self._clock() + 1.0
+                self.dropped += 1
+                self._cannot_write(error)
+                return None
+            self._series[series] = number
+            return number
+
+    def _no_slot(self, what: str | Series) -> None:
+        if self._state == "open":
+            with self._lock:
+                self.dropped += 1
+            self._ring_bell()
+            self.warn_once(
+                "full",
+                f"The buffer of {self._slots} points is full; points are dropped and counted until it has room again. "
+                "Log less often, or raise MLOPS_BUFFER_POINTS.",
+            )
+            return
+        self.refused += 1
+        if self._state == "forked":
+            self.warn_once("forked", f"{what}: logged in a forked child of the process that records; not recorded.")
+        else:
+            self.warn_once("closed", f"{what}: logged after the run had ended; not recorded. Start a new mlops.Run.")
+
+    def warn_once(self, key: str, message: str) -> None:
+        """One warning for each key in the life of this recorder."""
+        if key in self._said:
+            return
+        self._said.add(key)
+        _log.warning("%s", message)
+
+    def _ring_bell(self) -> None:
+        """Wake the drain thread; releasing a lock is one atomic call, safe in a signal handler."""
+        with contextlib.suppress(RuntimeError):
+            self._bell.release()
+
+    # -- the drain thread ---------------------------------------------------------------------
+
+    def write_notes(self, notes: Mapping[str, Any]) -> None:
+        """Append notes on this process to the file; a disk that refuses them is warned of."""
+        with self._lock:
+            try:
+                self._writer.write_notes(notes)
+            except OSError as error:
+                self._cannot_write(error)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Fold what is left, end the file, remove the buffer; a second call does nothing.
+
+        Args:
+            timeout: seconds to wait for the disk; what it has not taken by then stays in the
+                buffer's file, where readers find it.
+        """
+        if os.getpid() != self._pid or self._state != "open":
+            return
+        self._state = "closing"
+        self._free.clear()
+        self._ring_bell()
+        self._thread.join(timeout)
+
+    def _drain(self) -> None:
+        beaten = time.monotonic()
+        while self._state == "open":
+            self._bell.acquire(timeout=self._interval)
+            if os.getpid() != self._pid:
+                return
+            self._pass()
+            if time.monotonic() - beaten > _HEARTBEAT:
+                beaten = time.monotonic()
+                with contextlib.suppress(OSError):
+                    os.utime(self.path)
+        self._hole_passes = _PATIENCE
+        self._finish()
+
+    def _pass(self) -> None:
+        try:
+            while self.fold():
+                pass
+        except Exception:  # the drain thread must outlive whatever goes wrong in one pass
+            self.warn_once("drain", "The recorder failed in a way that it should not; please report this.")
+            _log.debug("drain", exc_info=True)
+        if self._on_fold is not None:
+            self._on_fold()
+
+    def fold(self) -> bool:
+        """Move filled slots into the file; True if there may be more. For the drain thread."""
+        start = self._next
+        columns, length = self._filled(start)
+        if not length:
+            return self._sync()
+        end = (start + length) % self._slots
+        try:
+            if len(columns):
+                with self._lock:
+                    self._writer.write_points(columns, end)
+                self._unsynced = True
+                if time.monotonic() - self._synced > self._interval:
+                    self._sync()
+        except OSError as error:
+            self._cannot_write(error)
+            return False
+        self.not_finite += int(np.count_nonzero(~np.isfinite(columns.value)))
+        if self._failing:
+            _log.warning("%s can be written again; recording goes on.", self.path)
+            self._failing = None
+            self._said.discard("disk")
+        self._view[start : start + length] = 0
+        self._next = end
+        if self._state == "open":
+            self._give_back(start, length)
+        return True
+
+    def _sync(self) -> bool:
+        if self._unsynced:
+            try:
+                self._writer.sync()
+                self._unsynced = False
+                self._synced = time.monotonic()
+            except OSError as error:
+                self._cannot_write(error)
+        return False
+
+    def _filled(self, start: int) -> tuple[Columns, int]:
+        """The run of filled slots from ``start``, up to the buffer's end; abandoned ones are stepped over."""
+        stop = min(start + 256, self._slots)
+        while True:
+            valid = ring.valid(self._view[start:stop])
+            first_hole = len(valid) if valid.all() else int(np.argmin(valid))
+            if first_hole < len(valid) or stop == self._slots or stop - start >= _WINDOW:
+                break
+            stop = min(start + _WINDOW, self._slots)
+        length = first_hole
+        if not length and self._abandoned(start):
+            length = 1
+            return ring.columns(self._view[start:start]), length
+        return ring.columns(self._view[start : start + length]), length
+
+    def _abandoned(self, start: int) -> bool:
+        """Whether the slot at ``start`` was taken and will never be filled, though later ones are."""
+        ahead = np.concatenate([self._view[start + 1 : start + 1025], self._view[: max(0, start + 1025 - self._slots)]])
+        if not ring.valid(ahead).any():
+            self._hole_passes = 0
+            return False
+        self._hole_passes += 1
+        if self._hole_passes <= _PATIENCE:
+            self._ring_bell()
+            time.sleep(0.001)
+            return False
+        self._hole_passes = 0 if self._state == "open" else _PATIENCE
+        return True
+
+    def _give_back(self, start: int, length: int) -> None:
+        """Return slots to the free list, with a trip wire after each eighth of the buffer."""
+        first, last = start * ring.SLOT_BYTES, (start + length) * ring.SLOT_BYTES
+        every = self._trip * ring.SLOT_BYTES
+        while first < last:
+            upto = min(last, (first // every + 1) * every)
+            self._free.extend(range(first, upto, ring.SLOT_BYTES))
+            if upto % every == 0:
+                self._free.append(None)
+            first = upto
+
+    def _finish(self) -> None:
+        self._free.clear()
+        self._pass()
+        with self._lock:
+            self._state = "closed"
+            try:
+                if self.dropped or self.refused:
+                    self._writer.write_notes({"dropped": self.dropped, "refused": self.refused})
+                self._writer.close()
+            except OSError as error:
+                self._cannot_write(error)
+                return
+            if self._ring_path is not None and not ring.valid(self._view).any():
+                with contextlib.suppress(OSError):
+                    self._ring_path.unlink()
+
+    def _cannot_write(self, error: OSError) -> None:
+        self._failing = error.strerror or str(error)
+        self.warn_once(
+            "disk",
+            f"Cannot write {self.path}: {self._failing}. Points are kept in the buffer and written once it can be; "
+            "when the buffer is full they are dropped and counted. Free space there, or set MLOPS_RUNS_DIR.",
+        )
+
+    def _map_ring(self) -> mmap.mmap:
+        """The buffer's mapping. Its blocks are allocated now: a full disk found out later would be SIGBUS."""
+        assert self._ring_path is not None  # noqa: S101 - set just before
+        size = self._slots * ring.SLOT_BYTES
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            fd = os.open(self._ring_path, flags, FILE_MODE)
+        except OSError as error:
+            return self._anonymous_ring(size, error)
+        try:
+            os.posix_fallocate(fd, 0, size)
+            return mmap.mmap(fd, size)
+        except OSError as error:
+            self._ring_path.unlink()
+            return self._anonymous_ring(size, error)
+        finally:
+            os.close(fd)
+
+    def _anonymous_ring(self, size: int, error: OSError) -> mmap.mmap:
+        self.warn_once(
+            "ring",
+            f"Cannot make the buffer {self._ring_path}: {error.strerror}. Recording goes on from memory: "
+            f"kill -9 would cost up to {self._interval:g} s of points. Free {size >> 20} MiB there, or set MLOPS_RUNS_DIR.",
+        )
+        self._ring_path = None
+        return mmap.mmap(-1, size)
+
+    # -- fork ---------------------------------------------------------------------------------
+
+    def _after_fork_in_child(self) -> None:
+        """The child shares the mapping and the file with its parent, and must never touch either."""
+        self._free.clear()
+        self._state = "forked"
+        self._lock = threading.RLock()
+        self._writer.abandon()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("A recorder holds a thread and a file and cannot be pickled or copied")
+
+
+_LIVE: Final[weakref.WeakSet[Recorder]] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for recorder in list(_LIVE):
+        recorder._after_fork_in_child()  # noqa: SLF001 - same module
+    _LIVE.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def as_number(value: object) -> float:
+    """A loggable value as a float: numbers, numpy scalars, tensors and arrays of one element.
+
+    Raises:
+        TypeError: it is no number; the message says what it is and what to log instead.
+        ValueError: it has more than one element.
+    """
+    if isinstance(value, str | bytes) or value is None:
+        raise TypeError(f"a number is needed, not {'None' if value is None else f'the text {value!r:.60}'}")
+    shape = getattr(value, "shape", None)
+    if shape is not None and any(length != 1 for length in shape):
+        kind = type(value).__name__
+        raise ValueError(f"a {kind} of shape {tuple(shape)} has more than one element; log its .mean() or one element")
+    item = getattr(value, "item", None)
+    try:
+        return float(item() if callable(item) else value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"a number is needed, not a {type(value).__name__}") from None

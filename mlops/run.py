@@ -1,0 +1,393 @@
+"""One monitored training: its identity, its dimensions, its beginning and its end.
+
+A :class:`Run` ties the rooms together: it opens the store and the recorder, samples the devices,
+feeds the sinks, and says in ``run.json`` how it ended.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import socket
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from mlops import facts
+from mlops.devices import Device, Sampler, opener
+from mlops.errors import RunError, StoreError
+from mlops.recorder import Recorder
+from mlops.series import Series, check_dimensions, check_name
+from mlops.settings import Settings
+from mlops.sinks import RunIdentity, Sink, open_sink
+from mlops.sinks.feed import Feed
+from mlops.store import OUTCOMES, RUNNING, RunFolder, RunInfo, new_run_id, process_started
+
+__all__ = ["JOIN_VARIABLE", "Run", "current_run"]
+
+JOIN_VARIABLE: Final = "MLOPS_RUN_DIR"
+"""Names the folder of the run that a process shall join; ``mlops run`` and ``mlops notebook`` set it."""
+
+_log = logging.getLogger("mlops")
+_open: list[weakref.ref[Run]] = []
+_epochs: dict[str, int] = {}
+
+
+def current_run() -> Run | None:
+    """The run opened last in this process and still open, if any."""
+    for reference in reversed(_open):
+        run = reference()
+        if run is not None and run.is_open:
+            return run
+    return None
+
+
+class Run:
+    """A monitored training, from construction to :meth:`close`, best used as a context manager.
+
+    Every argument left out is taken from the settings (see :class:`mlops.settings.Settings`).
+    Under ``mlops run`` or ``mlops notebook`` it joins the run that the command opened: it takes
+    that run's name and id and writes a points file of its own beside it.
+
+    Args:
+        name: runs of one kind share it; the script's name if given nowhere.
+        dimensions: of every series of this run, such as ``{"team": "vision"}``.
+        parameters: what the training was called with; kept in ``run.json``.
+        sinks: where points go besides the store, as URLs or :class:`~mlops.sinks.Sink` objects.
+        devices: what is metered, such as ``["nvidia", "host"]``.
+        runs_dir: the folder of runs.
+        settings: all settings at once; arguments above still come first.
+
+    Raises:
+        SettingsError: a setting, a sink's URL or a device's name cannot be understood.
+        SeriesError: a dimension that Monasca would refuse; the message offers the mended one.
+
+    Attributes:
+        id: unique, sortable by start.
+        name: as above.
+        dir: the run's folder.
+        dimensions: as above, those of the settings included.
+        rank: of this process; ``None`` outside a distributed training.
+        joined: whether the run was opened by another process.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        dimensions: Mapping[str, str | int | float] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        sinks: Sequence[str | Sink] | None = None,
+        devices: Sequence[str] | None = None,
+        runs_dir: str | os.PathLike[str] | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self.settings = settings or Settings.load()
+        self.rank = facts.rank()
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._closed = False
+        joined = os.environ.get(JOIN_VARIABLE)
+        self.joined = bool(joined)
+        self.dimensions = check_dimensions({**self.settings.dimensions, **(dimensions or {})})
+        opened = _open_sinks(self.settings.sinks if sinks is None else sinks, self.settings)
+        openers = [opener(device) for device in (self.settings.devices if devices is None else devices)]
+        self._info = self._identify(name, dict(parameters or {}), joined)
+        self.id, self.name = self._info.id, self._info.name
+        root = Path(joined).parent if joined else Path(runs_dir or self.settings.runs_dir)
+        self._folder, self._recorder = self._open_store(root)
+        self.dir = self._folder.path
+        self.__dict__["log"] = self._recorder.log
+        identity = RunIdentity(self.id, self.name, self.dimensions, self._info.host, self.rank)
+        self._feeds = [Feed(sink, self._recorder.path, identity, label) for label, sink in opened]
+        self._note_start()
+        self._sampler = Sampler(
+            openers,
+            self._recorder.put,
+            interval=self.settings.sample_seconds,
+            publish=not self.joined,
+            on_open=self._note_devices,
+        )
+        _open.append(weakref.ref(self))
+        _KEEP.add(self)
+
+    # -- what a training calls ------------------------------------------------------------------
+
+    def log(self, values: Mapping[str, Any], *, step: int | None = None, time: float | None = None) -> None:
+        """Record values of now: ``run.log({"train.loss": loss})``.
+
+        What it accepted survives ``kill -9``.  It never raises and never blocks: what it cannot
+        record is counted and warned of once.  A name that Monasca would refuse is recorded under
+        the nearest one that it takes.  nan and infinite values are recorded and not sent.
+
+        Args:
+            values: names and numbers; also numpy scalars, and tensors or arrays of one element.
+            step: a number of the caller's own that orders the points, such as a batch or an epoch.
+            time: seconds since the epoch, for points of another time than now.
+        """
+        self._recorder.log(values, step=step, time=time)
+
+    def series(self, name: str, dimensions: Mapping[str, str | int | float] | None = None) -> Callable[[float], None]:
+        """A function that records one value of one series, quicker than :meth:`log`.
+
+        Args:
+            name: the metric's name.
+            dimensions: what tells this series from others of the same name.
+
+        Raises:
+            SeriesError: Monasca would refuse the name or a dimension; the message offers the mended one.
+        """
+        return self._recorder.series(Series.of(check_name(name), check_dimensions(dimensions or {})))
+
+    def end_epoch(self, values: Mapping[str, Any] | None = None, *, seconds: float | None = None) -> int:
+        """Say that an epoch is over: its values are recorded and its energy is counted.
+
+        Args:
+            values: what was found out about it, such as ``{"valid.loss": …, "valid.accuracy": …}``.
+            seconds: how long it took.
+
+        Returns:
+            How many epochs this run has completed.
+        """
+        with self._lock:
+            epoch = _epochs[self.id] = _epochs.get(self.id, 0) + 1
+        found: dict[str, Any] = dict(values or {})
+        if seconds is not None:
+            found["train.epoch_seconds"] = seconds
+        found["train.epoch"] = epoch
+        self._recorder.log(found, step=epoch)
+        self._sampler.lap(epoch)
+        return epoch
+
+    def note(self, **parameters: object) -> None:
+        """Add parameters to what ``run.json`` says of this run."""
+        with self._lock:
+            self._info.parameters.update(_plain(parameters))
+            self._save_info({"parameters": self._info.parameters})
+
+    def close(self, outcome: str = "finished", reason: str = "") -> None:
+        """End the run; a second call does nothing.
+
+        Waits for the sinks no longer than ``close_seconds``; what they have not delivered by then
+        stays in the store.
+
+        Args:
+            outcome: one of :data:`mlops.store.OUTCOMES`.
+            reason: why it ended so, in a sentence.
+
+        Raises:
+            RunError: there is no such outcome.
+        """
+        if outcome not in OUTCOMES:
+            raise RunError(f"There is no outcome {outcome!r}", remedy=f"Outcomes: {', '.join(OUTCOMES)}.")
+        with self._lock:
+            if self._closed or os.getpid() != self._pid:
+                return
+            self._closed = True
+        deadline = time.monotonic() + self.settings.close_seconds
+        self._sampler.close(min(2.0, self.settings.close_seconds))
+        self._recorder.close(max(1.0, self.settings.close_seconds))
+        self._say_outcome(outcome, reason)
+        for feed in self._feeds:
+            feed.wake()
+        for feed in self._feeds:
+            if not feed.close(max(0.0, deadline - time.monotonic())):
+                _log.warning("%s did not finish in time; what it has not sent is in %s.", feed.label, self.dir)
+        _forget(self)
+
+    # -- what others ask ------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this run still records, in this process."""
+        return not self._closed and os.getpid() == self._pid
+
+    @property
+    def dropped(self) -> int:
+        """Points that could not be kept because the buffer was full."""
+        return self._recorder.dropped
+
+    @property
+    def sinks(self) -> list[Sink]:
+        """The sinks of this process."""
+        return [feed.sink for feed in self._feeds]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(*outcome_of(error))
+
+    def __repr__(self) -> str:
+        state = "open" if self.is_open else "closed"
+        return f"<mlops.Run {self.id} {state}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("A Run holds threads and files and cannot be pickled or copied; pass its id instead")
+
+    # -- beginnings -----------------------------------------------------------------------------
+
+    def _identify(self, name: str | None, parameters: dict[str, Any], joined: str | None) -> RunInfo:
+        now = time.time()
+        if joined:
+            folder = RunFolder(Path(joined))
+            try:
+                info = folder.info()
+            except StoreError:
+                info = RunInfo(folder.id, name or self.settings.name or _script_name(), now)
+            self.dimensions = {**info.dimensions, **self.dimensions}
+        else:
+            chosen = name or self.settings.name or _script_name()
+            check_dimensions({"run": chosen}, "the run's name")
+            info = RunInfo(new_run_id(chosen, now), chosen, now)
+        info.dimensions = self.dimensions
+        info.parameters = _plain(parameters)
+        info.host = socket.gethostname()
+        info.versions = facts.versions()
+        if not joined:
+            info.pid, info.pid_started = os.getpid(), process_started(os.getpid())
+        return info
+
+    def _open_store(self, root: Path) -> tuple[RunFolder, Recorder]:
+        try:
+            return self._open_store_in(root)
+        except OSError as error:
+            fallback = Path(tempfile.mkdtemp(prefix="mlops-runs-"))
+            _log.warning(
+                "Cannot record in %s: %s. This run is recorded in %s instead; set MLOPS_RUNS_DIR to a writable folder.",
+                root.absolute(),
+                error.strerror or error,
+                fallback,
+            )
+        try:
+            return self._open_store_in(fallback)
+        except OSError as error:
+            raise StoreError(
+                f"Cannot record a run in {root.absolute()} nor in {fallback}: {error.strerror or error}",
+                remedy="Free space, or set MLOPS_RUNS_DIR to a writable folder.",
+            ) from error
+
+    def _open_store_in(self, root: Path) -> tuple[RunFolder, Recorder]:
+        folder = RunFolder((root / self.id).absolute())
+        folder.create()
+        recorder = Recorder(
+            folder.new_points_path(),
+            slots=self.settings.buffer_points,
+            interval=self.settings.fold_seconds,
+            on_fold=self._wake_feeds,
+        )
+        return folder, recorder
+
+    def _note_start(self) -> None:
+        self._save_info(
+            {
+                "host": self._info.host,
+                "pid": self._pid,
+                "rank": self.rank,
+                "parameters": self._info.parameters,
+                "dimensions": self.dimensions,
+                "versions": self._info.versions,
+            }
+        )
+
+    def _note_devices(self, devices: Sequence[Device]) -> None:
+        """On the sampler's thread, with the git commit, since both take their time."""
+        meters = [
+            {"device": meter.device, "id": meter.id, "name": meter.name, "method": meter.method}
+            for device in devices
+            for meter in device.meters()
+        ]
+        reasons = [reason for device in devices if (reason := device.not_metered())]
+        with self._lock:
+            self._info.git_commit = self._info.git_commit or facts.git_commit()
+            self._info.notes.update({"meters": meters, "not_metered": reasons})
+            self._save_info({"meters": meters, "not_metered": reasons})
+
+    def _wake_feeds(self) -> None:
+        for feed in self.__dict__.get("_feeds", ()):
+            feed.wake()
+
+    # -- endings --------------------------------------------------------------------------------
+
+    def _say_outcome(self, outcome: str, reason: str) -> None:
+        with self._lock:
+            self._info.ended = time.time()
+            self._info.outcome = outcome
+            self._info.reason = reason
+            self._info.versions = facts.versions()
+            counts = {
+                "dropped": self._recorder.dropped,
+                "refused": self._recorder.refused,
+                "not_finite": self._recorder.not_finite,
+            }
+            self._info.notes.update({key: count for key, count in counts.items() if count})
+            self._save_info(None)
+
+    def _save_info(self, notes: Mapping[str, Any] | None) -> None:
+        """The owner keeps ``run.json``; every process keeps its notes in its points file."""
+        if notes is not None:
+            self._recorder.write_notes(notes)
+        if self.joined:
+            return
+        try:
+            self._folder.write_info(self._info)
+        except OSError as error:
+            self._recorder.warn_once("run.json", f"Cannot write {self.dir}/run.json: {error.strerror or error}.")
+
+
+def outcome_of(error: BaseException | None) -> tuple[str, str]:
+    """How a run that ended with this exception ended, and why."""
+    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+        return "finished", ""
+    text = f"{type(error).__name__}: {error}".strip().rstrip(":").splitlines()[0][:300]
+    return ("interrupted" if isinstance(error, KeyboardInterrupt) else "failed"), text
+
+
+_KEEP: Final[set[Run]] = set()
+"""Open runs: they are ended at interpreter exit, whoever still holds them."""
+
+
+def _forget(run: Run) -> None:
+    _KEEP.discard(run)
+    _open[:] = [reference for reference in _open if reference() not in (None, run)]
+
+
+@atexit.register
+def _close_all() -> None:
+    error = getattr(sys, "last_value", None)
+    for run in list(_KEEP):
+        with contextlib.suppress(Exception):
+            run.close(*outcome_of(error))
+
+
+def _open_sinks(sinks: Sequence[str | Sink], settings: Settings) -> list[tuple[str, Sink]]:
+    opened: list[tuple[str, Sink]] = []
+    for sink in sinks:
+        if isinstance(sink, str):
+            opened.append((sink, open_sink(sink, settings)))
+        else:
+            opened.append((type(sink).__name__, sink))
+    return opened
+
+
+def _script_name() -> str:
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    return Path(main).stem if main else "run"
+
+
+def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as JSON can hold them; what it cannot is kept as its text."""
+    plain: dict[str, Any] = {}
+    for key, value in parameters.items():
+        plain[str(key)] = value if isinstance(value, str | int | float | bool | None) else str(value)
+    return plain

@@ -1,0 +1,214 @@
+"""Settings, each from the first place that names it.
+
+In this order: an argument in the code, the environment (``MLOPS_<NAME>``), ``mlops.toml`` in the
+working folder or one above it, ``mlops.toml`` in the user's configuration folder, the default.
+:func:`Settings.load` remembers for each where it came from, which ``mlops doctor`` prints.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from mlops.errors import MlopsError, SettingsError
+from mlops.series import check_dimensions
+
+__all__ = ["Settings"]
+
+PREFIX: Final = "MLOPS_"
+FILE_NAME: Final = "mlops.toml"
+_T = TypeVar("_T")
+
+
+def _setting(default: _T | Callable[[], _T], about: str) -> Any:  # noqa: ANN401 - dataclasses.field's own type
+    metadata = {"about": about}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings, typed. Make one with :meth:`load`."""
+
+    runs_dir: Path = _setting(lambda: Path("runs"), "folder that the runs are kept in")
+    name: str = _setting("", "name of the run, where the code gives none")
+    sinks: tuple[str, ...] = _setting(tuple, "where points go besides the store, such as statsd://localhost:8125")
+    devices: tuple[str, ...] = _setting(
+        lambda: ("nvidia", "host"), "what is metered: nvidia, host, replay:FILE; empty for nothing"
+    )
+    dimensions: dict[str, str] = _setting(dict, "dimensions of every series, such as team=vision")
+    sample_seconds: float = _setting(1.0, "seconds between two samples of the devices")
+    fold_seconds: float = _setting(0.5, "seconds between two writes to the store; a power cut costs at most these")
+    buffer_points: int = _setting(65536, "points that the memory-mapped buffer holds (64 bytes each)")
+    statsd_seconds: float = _setting(
+        21.0, "seconds between two summaries to the agent; above its own 20, or it keeps one of two"
+    )
+    close_seconds: float = _setting(5.0, "seconds that the end of a run may wait for its sinks")
+    sources: Mapping[str, str] = _setting(dict, "where each setting came from")
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        environ: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+        **given: object,
+    ) -> Settings:
+        """The settings in force.
+
+        Args:
+            environ: the environment; ``os.environ`` if not given.
+            folder: where the search for ``mlops.toml`` begins; the working folder if not given.
+            **given: settings named in the code; ``None`` means not given.
+
+        Raises:
+            SettingsError: one of them cannot be understood; the message says which and whence.
+        """
+        environ = os.environ if environ is None else environ
+        layers = [*_files(folder or Path.cwd(), environ), _from_environment(environ), _from_code(given)]
+        values: dict[str, Any] = {}
+        sources: dict[str, str] = {entry.name: "default" for entry in fields(cls) if entry.name != "sources"}
+        for source, layer in layers:
+            for name, raw in layer.items():
+                if name not in sources:
+                    known = ", ".join(sources)
+                    raise SettingsError(f"There is no setting {name!r} ({source})", remedy=f"The settings are: {known}.")
+                values[name] = _parse(name, raw, f"{source}")
+                sources[name] = source
+        return cls(**values, sources=sources)
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Each setting's name, value as text, source and meaning, for ``mlops doctor``."""
+        shown = []
+        for entry in fields(self):
+            if entry.name != "sources":
+                value = _as_text(getattr(self, entry.name))
+                shown.append((entry.name, value, self.sources.get(entry.name, "default"), entry.metadata["about"]))
+        return shown
+
+
+def _files(folder: Path, environ: Mapping[str, str]) -> list[tuple[str, Mapping[str, Any]]]:
+    found = []
+    if environ.get("HOME") or environ.get("XDG_CONFIG_HOME"):
+        from platformdirs import user_config_path  # noqa: PLC0415 - 10 ms that only a search for the file costs
+
+        found.append(user_config_path("mlops") / FILE_NAME)
+    found.extend(next(([path] for place in (folder, *folder.parents) if (path := place / FILE_NAME).is_file()), []))
+    return [(str(path), _read(path)) for path in found if path.is_file()]
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"Cannot read {path}: {error}", remedy="Mend it or move it away.") from error
+    return {name.replace("-", "_"): value for name, value in content.items()}
+
+
+def _from_environment(environ: Mapping[str, str]) -> tuple[str, Mapping[str, Any]]:
+    names = {entry.name for entry in fields(Settings)} - {"sources"}
+    found = {}
+    for key, value in environ.items():
+        name = key.removeprefix(PREFIX).lower()
+        if key.startswith(PREFIX) and name in names:
+            found[name] = value
+    return "environment", found
+
+
+def _from_code(given: Mapping[str, object]) -> tuple[str, Mapping[str, Any]]:
+    return "argument", {name: value for name, value in given.items() if value is not None}
+
+
+def _parse(name: str, raw: Any, source: str) -> Any:  # noqa: ANN401 - what TOML and callers hand over
+    where = f"{PREFIX}{name.upper()}" if source == "environment" else f"{name} ({source})"
+    try:
+        return _PARSERS[name](raw, where)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, MlopsError):
+            raise
+        raise SettingsError(f"{where} is {raw!r}: {error}", remedy=f"It must be {_EXPECTED[name]}.") from error
+
+
+def _list(raw: Any, _where: str) -> tuple[str, ...]:  # noqa: ANN401
+    parts = raw.split(",") if isinstance(raw, str) else list(raw)
+    if not all(isinstance(part, str) for part in parts):
+        raise ValueError("an entry is no text")
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _dimensions(raw: Any, where: str) -> dict[str, str]:  # noqa: ANN401
+    if isinstance(raw, str):
+        pairs = [part.partition("=") for part in raw.split(",") if part.strip()]
+        if any(not separator for _, separator, _ in pairs):
+            raise ValueError("a pair has no '='")
+        raw = {key.strip(): value.strip() for key, _, value in pairs}
+    if not isinstance(raw, Mapping):
+        raise TypeError("not a table of pairs")
+    return check_dimensions(raw, where)
+
+
+def _number(least: float, most: float) -> Callable[[Any, str], float]:
+    def parse(raw: Any, _where: str) -> float:  # noqa: ANN401
+        value = float(raw)
+        if not least <= value <= most:
+            raise ValueError(f"outside {least:g} to {most:g}")
+        return value
+
+    return parse
+
+
+def _points(raw: Any, _where: str) -> int:  # noqa: ANN401
+    value = int(raw)
+    if not 1024 <= value <= 1 << 24:
+        raise ValueError("outside 1024 to 16777216")
+    return value
+
+
+def _path(raw: Any, _where: str) -> Path:  # noqa: ANN401
+    if not str(raw):
+        raise ValueError("empty")
+    return Path(raw).expanduser()
+
+
+def _name(raw: Any, where: str) -> str:  # noqa: ANN401
+    return check_dimensions({"run": raw}, where)["run"] if raw else ""
+
+
+_PARSERS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
+    "runs_dir": _path,
+    "name": _name,
+    "sinks": _list,
+    "devices": _list,
+    "dimensions": _dimensions,
+    "sample_seconds": _number(0.05, 3600),
+    "fold_seconds": _number(0.01, 60),
+    "buffer_points": _points,
+    "statsd_seconds": _number(0.1, 3600),
+    "close_seconds": _number(0, 600),
+}
+
+_EXPECTED: Final[Mapping[str, str]] = {
+    "runs_dir": "the path of a folder",
+    "name": "a short text",
+    "sinks": "URLs, separated by commas",
+    "devices": "names of devices, separated by commas",
+    "dimensions": "pairs such as team=vision,site=north",
+    "sample_seconds": "a number of seconds from 0.05 to 3600",
+    "fold_seconds": "a number of seconds from 0.01 to 60",
+    "buffer_points": "a whole number from 1024 to 16777216",
+    "statsd_seconds": "a number of seconds from 0.1 to 3600",
+    "close_seconds": "a number of seconds from 0 to 600",
+}
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}={text}" for key, text in value.items())
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return str(value)

@@ -1,0 +1,227 @@
+"""What every sink is, and how one is made from a URL."""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import importlib.metadata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Final, NamedTuple
+from urllib.parse import parse_qsl, urlsplit
+
+from mlops.blocks import Columns
+from mlops.errors import SettingsError, SinkError, SinkURLError
+from mlops.series import Series
+from mlops.settings import Settings
+
+__all__ = ["SCHEMES", "Point", "Points", "RunIdentity", "Sink", "SinkURL", "open_sink"]
+
+SCHEMES: Final[Mapping[str, str]] = {
+    "memory": "mlops.sinks.memory:MemorySink",
+    "statsd": "mlops.sinks.statsd:StatsdSink",
+}
+"""The class of each URL scheme; packages may add more as entry points of the group ``mlops.sinks``."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """Whose points these are.
+
+    Attributes:
+        id: the run's id.
+        name: the run's name.
+        dimensions: of every series of the run.
+        host: where this process runs.
+        rank: of this process; ``None`` outside a distributed training.
+    """
+
+    id: str
+    name: str
+    dimensions: Mapping[str, str] = field(default_factory=dict)
+    host: str = ""
+    rank: int | None = None
+
+
+class Point(NamedTuple):
+    """One value of one series at one time (seconds since the epoch); ``step`` if one was given."""
+
+    time: float
+    name: str
+    value: float
+    dimensions: Mapping[str, str]
+    step: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Points on their way to a sink, by column; iterating gives them one by one.
+
+    Attributes:
+        run: whose they are.
+        columns: times, values, series ids and steps (see :class:`mlops.blocks.Columns`).
+        series: what the ids in ``columns.series`` stand for; grows, and never changes an entry.
+    """
+
+    run: RunIdentity
+    columns: Columns
+    series: Mapping[int, Series]
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def __iter__(self) -> Iterator[Point]:
+        columns = self.columns
+        rows = zip(
+            columns.time.tolist(), columns.value.tolist(), columns.series.tolist(), columns.step.tolist(), strict=True
+        )
+        for time, value, number, step in rows:
+            series = self.series[number]
+            yield Point(time, series.name, value, dict(series.dimensions), step - 1 if step else None)
+
+
+class Sink(abc.ABC):
+    """A destination of points.
+
+    Both methods run on a thread of the sink's own, never on the training's, so they may take their
+    time; what waits meanwhile waits in the store, not in memory.
+
+    Attributes:
+        sent: points delivered so far.
+        dropped: points given up so far, nan and infinite ones included.
+    """
+
+    sent: int = 0
+    dropped: int = 0
+
+    @abc.abstractmethod
+    def write(self, points: Points) -> None:
+        """Take these points.
+
+        Called with new points as they are recorded, and about twice a second without any, so that
+        a sink which sends at intervals needs no thread.  Points come in the order of logging.
+
+        Raises:
+            SinkError: they could not be taken; they count as dropped and the run goes on.
+        """
+
+    def close(self, timeout: float) -> None:
+        """Deliver what is pending and let go of sockets and files.
+
+        Args:
+            timeout: seconds it may take; what is not delivered by then counts as dropped.
+        """
+
+    @classmethod
+    def from_url(cls, url: SinkURL, settings: Settings) -> Sink:
+        """The sink that a URL of this class's scheme means.
+
+        Raises:
+            SinkURLError: a part of the URL is missing or unknown.
+        """
+        raise SinkURLError(f"{url} cannot be opened by its URL: {cls.__name__} has no from_url")
+
+
+@dataclass(frozen=True, slots=True)
+class SinkURL:
+    """A sink's URL, taken apart: ``scheme://host:port/path?option=value``.
+
+    Attributes:
+        text: as given; a password in it is not part of :func:`str`.
+    """
+
+    text: str = field(repr=False)
+    scheme: str
+    host: str
+    port: int | None
+    path: str
+    options: Mapping[str, str]
+
+    FORMS: ClassVar[str] = "statsd://HOST[:PORT] or memory:"
+
+    @classmethod
+    def parse(cls, text: str) -> SinkURL:
+        """Take a URL apart.
+
+        Raises:
+            SinkURLError: it is none; the message says why and shows the forms there are.
+        """
+        try:
+            parts = urlsplit(text.strip())
+            port = parts.port
+        except ValueError as error:
+            raise SinkURLError(f"The sink URL {text!r} cannot be read: {error}", remedy=f"Write {cls.FORMS}.") from error
+        if not parts.scheme:
+            raise SinkURLError(f"The sink URL {text!r} has no scheme", remedy=f"Write {cls.FORMS}.")
+        if parts.username or parts.password:
+            raise SinkURLError(
+                f"The sink URL of scheme {parts.scheme!r} holds a user name or password",
+                remedy="Secrets never go into URLs; leave that part out.",
+            )
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        return cls(text.strip(), parts.scheme, parts.hostname or "", port, parts.path, options)
+
+    def only(self, *options: str) -> None:
+        """Refuse options other than these.
+
+        Raises:
+            SinkURLError: there is another one.
+        """
+        unknown = sorted(set(self.options) - set(options))
+        if unknown:
+            allowed = ", ".join(options) or "none"
+            raise SinkURLError(f"{self}: there is no option {unknown[0]!r}", remedy=f"Its options: {allowed}.")
+
+    def number(self, option: str, default: float, least: float, most: float) -> float:
+        """An option that is a number between two bounds.
+
+        Raises:
+            SinkURLError: it is not.
+        """
+        text = self.options.get(option)
+        if text is None:
+            return default
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value <= most:
+            raise SinkURLError(
+                f"{self}: {option}={text!r} is no number from {least:g} to {most:g}", remedy=f"The default: {default:g}."
+            )
+        return value
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def open_sink(url: str, settings: Settings | None = None) -> Sink:
+    """The sink that a URL means.
+
+    Raises:
+        SinkURLError: the scheme is unknown or the URL cannot be understood.
+        MissingExtraError: the sink needs a package that is not installed.
+    """
+    parsed = SinkURL.parse(url)
+    home = SCHEMES.get(parsed.scheme)
+    if home is not None:
+        module, _, name = home.partition(":")
+        kind = getattr(importlib.import_module(module), name)
+    else:
+        kind = _from_entry_points(parsed)
+    sink = kind.from_url(parsed, settings or Settings.load())
+    if not isinstance(sink, Sink):
+        raise SinkError(f"{url} made a {type(sink).__name__}, which is no mlops.sinks.Sink")
+    return sink
+
+
+def _from_entry_points(url: SinkURL) -> type[Sink]:
+    found = importlib.metadata.entry_points(group="mlops.sinks")
+    for entry in found:
+        if entry.name == url.scheme:
+            loaded = entry.load()
+            if isinstance(loaded, type) and issubclass(loaded, Sink):
+                return loaded
+            raise SettingsError(f"The entry point mlops.sinks:{entry.name} is no Sink", remedy="See mlops.sinks.Sink.")
+    known = ", ".join(sorted({*SCHEMES, *(entry.name for entry in found)}))
+    raise SinkURLError(f"There is no sink of scheme {url.scheme!r} ({url})", remedy=f"The schemes are: {known}.")
