@@ -111,7 +111,7 @@ class Block:
         """The points of a points block."""
         return decode_columns(self.payload, self.count)
 
-    def json(self) -> Any:  # noqa: ANN401 - JSON is whatever was written
+    def json(self) -> Any:
         """The content of a series or notes block."""
         return json.loads(self.payload)
 

@@ -25,7 +25,7 @@ def versions(*, installed: bool = False) -> dict[str, str]:
     Args:
         installed: of all that are installed; if not, only of those that this process has imported.
     """
-    import mlops  # noqa: PLC0415 - the package is above this module
+    import mlops
 
     found = {"python": platform.python_version(), "mlops": mlops.__version__}
     for package in _PACKAGES:
@@ -55,7 +55,7 @@ def git_commit(folder: Path | None = None) -> str:
 def _git(git: str, folder: Path | None, *arguments: str) -> str:
     environ = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
     try:
-        done = subprocess.run(  # noqa: S603 - the path is git's own, the arguments ours
+        done = subprocess.run(
             [git, *arguments],
             cwd=folder,
             env=environ,

@@ -68,9 +68,9 @@ class Recorder:
 
     Attributes:
         log: ``log(values, *, step=None, time=None)``, see :meth:`mlops.run.Run.log`.
-        accepted_slow: points that took the slow road, for tests.
         dropped: points not kept because the buffer was full or the file unwritable.
         refused: values that are no number, points after the end.
+        not_finite: nan and infinite values among the points kept.
     """
 
     def __init__(
@@ -120,7 +120,8 @@ class Recorder:
 
     def _make_log(self) -> Callable[..., None]:
         """``log`` as a closure: a local is read three times as fast as an attribute."""
-        buffer, pack, take, clock, ids = self._buffer, ring.POINT.pack_into, self._free.popleft, self._clock, self._ids
+        buffer, pack, clock, ids = self._buffer, ring.POINT.pack_into, self._clock, self._ids
+        take: Callable[[], Any] = self._free.popleft
         admit, admit_all, refuse, ring_bell = self._admit, self._admit_all, self._refuse, self._ring_bell
 
         def log(values: Mapping[str, Any], *, step: int | None = None, time: float | None = None) -> None:
@@ -142,14 +143,15 @@ class Recorder:
                             admit(name, value, now)
                     else:
                         admit(name, value, now)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - nothing leaves a training loop
                 refuse(values, error)
 
         return log
 
     def series(self, series: Series) -> Callable[[float], None]:
         """A function that logs one value of one series: ``log`` without looking up the name."""
-        buffer, pack, take, clock = self._buffer, ring.POINT.pack_into, self._free.popleft, self._clock
+        buffer, pack, clock = self._buffer, ring.POINT.pack_into, self._clock
+        take: Callable[[], Any] = self._free.popleft  # None among the slots is a trip wire
         admit, ring_bell = self._admit, self._ring_bell
         number = self._define(series)
         if number is None:
@@ -181,7 +183,7 @@ class Recorder:
         try:
             for name in values:
                 self._admit(name, values[name], now, step)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - nothing leaves a training loop
             self._refuse(values, error)
 
     def _refuse(self, values: object, error: Exception) -> None:
@@ -196,7 +198,7 @@ class Recorder:
         """One point by the slow road: whatever is unusual about it is dealt with here."""
         try:
             number = value if value.__class__ is float else as_number(value)
-        except Exception as error:  # a tensor on a dead device raises whatever it likes
+        except Exception as error:  # noqa: BLE001 - a tensor on a dead device raises whatever it likes
             self.refused += 1
             self.warn_once(f"value {what}", f"{what}: {error}. The value was not recorded; training goes on.")
             return
@@ -346,7 +348,7 @@ class Recorder:
         try:
             while self.fold():
                 pass
-        except Exception:  # the drain thread must outlive whatever goes wrong in one pass
+        except Exception:  # noqa: BLE001 - the drain thread must outlive whatever goes wrong in one pass
             self.warn_once("drain", "The recorder failed in a way that it should not; please report this.")
             _log.debug("drain", exc_info=True)
         if self._on_fold is not None:
@@ -475,8 +477,8 @@ class Recorder:
     def _anonymous_ring(self, size: int, error: OSError) -> mmap.mmap:
         self.warn_once(
             "ring",
-            f"Cannot make the buffer {self._ring_path}: {error.strerror}. Recording goes on from memory: "
-            f"kill -9 would cost up to {self._interval:g} s of points. Free {size >> 20} MiB there, or set MLOPS_RUNS_DIR.",
+            f"Cannot make the buffer {self._ring_path}: {error.strerror}. Recording goes on from memory: kill -9 would "
+            f"cost up to {self._interval:g} s of points. Free {size >> 20} MiB there, or set MLOPS_RUNS_DIR.",
         )
         self._ring_path = None
         return mmap.mmap(-1, size)

@@ -31,7 +31,8 @@ _WORDS: Final = POINT.size // 16
 def valid(slots: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Which of these slots (rows of 8 words) hold a point, whole and undamaged."""
     same: NDArray[np.bool_] = (slots[:, :_WORDS] == slots[:, _WORDS : 2 * _WORDS]).all(axis=1)
-    return same & (slots[:, _WORDS - 1] >> np.uint64(32) != 0)
+    named: NDArray[np.bool_] = slots[:, _WORDS - 1] >> np.uint64(32) != 0
+    return same & named
 
 
 def columns(slots: NDArray[np.uint64]) -> Columns:

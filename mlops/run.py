@@ -29,7 +29,7 @@ from mlops.series import Series, check_dimensions, check_name
 from mlops.settings import Settings
 from mlops.sinks import RunIdentity, Sink, open_sink
 from mlops.sinks.feed import Feed
-from mlops.store import OUTCOMES, RUNNING, RunFolder, RunInfo, new_run_id, process_started
+from mlops.store import OUTCOMES, RunFolder, RunInfo, new_run_id, process_started
 
 __all__ = ["JOIN_VARIABLE", "Run", "current_run"]
 

@@ -1,14 +1,14 @@
-"""What may be measured: under which name, in which unit, with which dimensions.
+r"""What may be measured: under which name, in which unit, with which dimensions.
 
 Monasca's rules live here and nowhere else.  They are the union of what the four parts on the way
 refuse or die of (``monasca_common.validation``, the agent's statsd parser, the API, the
 persister), each seen on the real part:
 
-* a name has 1 to 255 characters, none of ``< > = { } , " \\ ; & ( )``, no colon, pipe, space or
+* a name has 1 to 255 characters, none of ``< > = { } , " \ ; & ( )``, no colon, pipe, space or
   control character, and does not begin with ``_e``, ``_sc`` (the agent takes those lines for
   events and service checks) or ``#``;
 * a dimension's key and value are strings of 1 to 255 characters, none of
-  ``< > = { } , " \\ ; &``, no pipe, no control character (a newline kills the persister), no lone
+  ``< > = { } , " \ ; &``, no pipe, no control character (a newline kills the persister), no lone
   surrogate (the API answers 500); the key does not begin with ``_`` and is not ``time`` (this too
   kills the persister);
 * a value is a finite number.
@@ -46,6 +46,7 @@ _UNSEEN: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 _NAME_RULE: Final = re.compile(f"[{re.escape(_BAD_IN_NAME)}\\s{_UNSEEN}]")
 _DIMENSION_RULE: Final = re.compile(f"[{re.escape(_BAD_IN_DIMENSION)}{_UNSEEN}]")
 _KEY_RULE: Final = re.compile(f"[{re.escape(_BAD_IN_DIMENSION)}\\s{_UNSEEN}]")
+_SHOWN: Final = 60
 _NAME_STARTS: Final = ("_e", "_sc", "#")
 
 
@@ -101,9 +102,7 @@ _TABLE: Final = (
     Metric("valid.loss", "", "loss over the validation set"),
     Metric("gpu.power_watts", "W", "electrical power of the board, 1 s average", "nvidia.power_watts"),
     Metric("gpu.energy_joules", "J", "energy of the board since recording began"),
-    Metric(
-        "gpu.utilisation_percent", "%", "share of time in which a kernel ran", "nvidia.utilisation_gpu_percent"
-    ),
+    Metric("gpu.utilisation_percent", "%", "share of time in which a kernel ran", "nvidia.utilisation_gpu_percent"),
     Metric(
         "gpu.memory_utilisation_percent",
         "%",
@@ -147,7 +146,9 @@ def mend_name(name: str) -> str:
         mended = mended[1:]
     mended = mended[:MAX_LENGTH]
     if not mended.strip("_"):
-        raise SeriesError(f"Metric name {_show(name)} has no usable character", remedy="Give it a name like train.loss.")
+        raise SeriesError(
+            f"Metric name {_show(name)} has no usable character", remedy="Give it a name like train.loss."
+        )
     return mended
 
 
@@ -256,7 +257,7 @@ def _text(value: object) -> str:
 
 
 def _show(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:40]}…{text[-10:]}")
+    return repr(text if len(text) <= _SHOWN else f"{text[: _SHOWN - 20]}…{text[-10:]}")
 
 
 def _a(value: object) -> str:

@@ -10,46 +10,52 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from mlops.errors import MlopsError, SettingsError
 from mlops.series import check_dimensions
 
-__all__ = ["Settings"]
+__all__ = ["ABOUT", "Settings"]
 
 PREFIX: Final = "MLOPS_"
 FILE_NAME: Final = "mlops.toml"
-_T = TypeVar("_T")
 
-
-def _setting(default: _T | Callable[[], _T], about: str) -> Any:  # noqa: ANN401 - dataclasses.field's own type
-    metadata = {"about": about}
-    if callable(default):
-        return field(default_factory=default, metadata=metadata)
-    return field(default=default, metadata=metadata)
+ABOUT: Final[Mapping[str, str]] = {
+    "runs_dir": "folder that the runs are kept in",
+    "name": "name of the run, where the code gives none",
+    "sinks": "where points go besides the store, such as statsd://localhost:8125",
+    "devices": "what is metered: nvidia, host, replay:FILE; empty for nothing",
+    "dimensions": "dimensions of every series, such as team=vision",
+    "sample_seconds": "seconds between two samples of the devices",
+    "fold_seconds": "seconds between two writes to the store; a power cut costs at most these",
+    "buffer_points": "points that the memory-mapped buffer holds (64 bytes each)",
+    "statsd_seconds": "seconds between two summaries to the agent; above its own 20, or it keeps one of two",
+    "close_seconds": "seconds that the end of a run may wait for its sinks",
+}
+"""What each setting means."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings, typed. Make one with :meth:`load`."""
+    """All settings, typed. Make one with :meth:`load`; :data:`ABOUT` says what each means.
 
-    runs_dir: Path = _setting(lambda: Path("runs"), "folder that the runs are kept in")
-    name: str = _setting("", "name of the run, where the code gives none")
-    sinks: tuple[str, ...] = _setting(tuple, "where points go besides the store, such as statsd://localhost:8125")
-    devices: tuple[str, ...] = _setting(
-        lambda: ("nvidia", "host"), "what is metered: nvidia, host, replay:FILE; empty for nothing"
-    )
-    dimensions: dict[str, str] = _setting(dict, "dimensions of every series, such as team=vision")
-    sample_seconds: float = _setting(1.0, "seconds between two samples of the devices")
-    fold_seconds: float = _setting(0.5, "seconds between two writes to the store; a power cut costs at most these")
-    buffer_points: int = _setting(65536, "points that the memory-mapped buffer holds (64 bytes each)")
-    statsd_seconds: float = _setting(
-        21.0, "seconds between two summaries to the agent; above its own 20, or it keeps one of two"
-    )
-    close_seconds: float = _setting(5.0, "seconds that the end of a run may wait for its sinks")
-    sources: Mapping[str, str] = _setting(dict, "where each setting came from")
+    Attributes:
+        sources: for each setting where it came from.
+    """
+
+    runs_dir: Path = Path("runs")
+    name: str = ""
+    sinks: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("nvidia", "host")
+    dimensions: Mapping[str, str] = field(default_factory=dict)
+    sample_seconds: float = 1.0
+    fold_seconds: float = 0.5
+    buffer_points: int = 65536
+    statsd_seconds: float = 21.0
+    close_seconds: float = 5.0
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(
@@ -72,30 +78,30 @@ class Settings:
         environ = os.environ if environ is None else environ
         layers = [*_files(folder or Path.cwd(), environ), _from_environment(environ), _from_code(given)]
         values: dict[str, Any] = {}
-        sources: dict[str, str] = {entry.name: "default" for entry in fields(cls) if entry.name != "sources"}
+        sources: dict[str, str] = dict.fromkeys(ABOUT, "default")
         for source, layer in layers:
             for name, raw in layer.items():
                 if name not in sources:
                     known = ", ".join(sources)
-                    raise SettingsError(f"There is no setting {name!r} ({source})", remedy=f"The settings are: {known}.")
+                    raise SettingsError(
+                        f"There is no setting {name!r} ({source})", remedy=f"The settings are: {known}."
+                    )
                 values[name] = _parse(name, raw, f"{source}")
                 sources[name] = source
         return cls(**values, sources=sources)
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """Each setting's name, value as text, source and meaning, for ``mlops doctor``."""
-        shown = []
-        for entry in fields(self):
-            if entry.name != "sources":
-                value = _as_text(getattr(self, entry.name))
-                shown.append((entry.name, value, self.sources.get(entry.name, "default"), entry.metadata["about"]))
-        return shown
+        return [
+            (name, _as_text(getattr(self, name)), self.sources.get(name, "default"), about)
+            for name, about in ABOUT.items()
+        ]
 
 
 def _files(folder: Path, environ: Mapping[str, str]) -> list[tuple[str, Mapping[str, Any]]]:
     found = []
     if environ.get("HOME") or environ.get("XDG_CONFIG_HOME"):
-        from platformdirs import user_config_path  # noqa: PLC0415 - 10 ms that only a search for the file costs
+        from platformdirs import user_config_path
 
         found.append(user_config_path("mlops") / FILE_NAME)
     found.extend(next(([path] for place in (folder, *folder.parents) if (path := place / FILE_NAME).is_file()), []))
@@ -111,11 +117,10 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> tuple[str, Mapping[str, Any]]:
-    names = {entry.name for entry in fields(Settings)} - {"sources"}
     found = {}
     for key, value in environ.items():
         name = key.removeprefix(PREFIX).lower()
-        if key.startswith(PREFIX) and name in names:
+        if key.startswith(PREFIX) and name in ABOUT:
             found[name] = value
     return "environment", found
 
@@ -124,7 +129,7 @@ def _from_code(given: Mapping[str, object]) -> tuple[str, Mapping[str, Any]]:
     return "argument", {name: value for name, value in given.items() if value is not None}
 
 
-def _parse(name: str, raw: Any, source: str) -> Any:  # noqa: ANN401 - what TOML and callers hand over
+def _parse(name: str, raw: Any, source: str) -> Any:
     where = f"{PREFIX}{name.upper()}" if source == "environment" else f"{name} ({source})"
     try:
         return _PARSERS[name](raw, where)
@@ -134,14 +139,14 @@ def _parse(name: str, raw: Any, source: str) -> Any:  # noqa: ANN401 - what TOML
         raise SettingsError(f"{where} is {raw!r}: {error}", remedy=f"It must be {_EXPECTED[name]}.") from error
 
 
-def _list(raw: Any, _where: str) -> tuple[str, ...]:  # noqa: ANN401
+def _list(raw: Any, _where: str) -> tuple[str, ...]:
     parts = raw.split(",") if isinstance(raw, str) else list(raw)
     if not all(isinstance(part, str) for part in parts):
         raise ValueError("an entry is no text")
     return tuple(part.strip() for part in parts if part.strip())
 
 
-def _dimensions(raw: Any, where: str) -> dict[str, str]:  # noqa: ANN401
+def _dimensions(raw: Any, where: str) -> dict[str, str]:
     if isinstance(raw, str):
         pairs = [part.partition("=") for part in raw.split(",") if part.strip()]
         if any(not separator for _, separator, _ in pairs):
@@ -153,7 +158,7 @@ def _dimensions(raw: Any, where: str) -> dict[str, str]:  # noqa: ANN401
 
 
 def _number(least: float, most: float) -> Callable[[Any, str], float]:
-    def parse(raw: Any, _where: str) -> float:  # noqa: ANN401
+    def parse(raw: Any, _where: str) -> float:
         value = float(raw)
         if not least <= value <= most:
             raise ValueError(f"outside {least:g} to {most:g}")
@@ -162,20 +167,17 @@ def _number(least: float, most: float) -> Callable[[Any, str], float]:
     return parse
 
 
-def _points(raw: Any, _where: str) -> int:  # noqa: ANN401
-    value = int(raw)
-    if not 1024 <= value <= 1 << 24:
-        raise ValueError("outside 1024 to 16777216")
-    return value
+def _points(raw: Any, where: str) -> int:
+    return int(_number(1 << 10, 1 << 24)(int(raw), where))
 
 
-def _path(raw: Any, _where: str) -> Path:  # noqa: ANN401
+def _path(raw: Any, _where: str) -> Path:
     if not str(raw):
         raise ValueError("empty")
     return Path(raw).expanduser()
 
 
-def _name(raw: Any, where: str) -> str:  # noqa: ANN401
+def _name(raw: Any, where: str) -> str:
     return check_dimensions({"run": raw}, where)["run"] if raw else ""
 
 
@@ -207,7 +209,7 @@ _EXPECTED: Final[Mapping[str, str]] = {
 
 
 def _as_text(value: object) -> str:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return ",".join(f"{key}={text}" for key, text in value.items())
     if isinstance(value, tuple):
         return ",".join(value)

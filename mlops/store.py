@@ -315,7 +315,9 @@ def open_run(which: str, runs_dir: Path) -> RunFolder:
         return matching[0]
     if len(matching) > 1:
         listed = ", ".join(run.id for run in matching[:5])
-        raise RunNotFoundError(f"{which!r} fits {len(matching)} runs in {runs_dir}: {listed}", remedy="Give more of it.")
+        raise RunNotFoundError(
+            f"{which!r} fits {len(matching)} runs in {runs_dir}: {listed}", remedy="Give more of it."
+        )
     named = [run for run in runs if re.fullmatch(rf"\d{{8}}-\d{{6}}-{re.escape(which)}-[0-9a-f]+", run.id)]
     if named:
         return named[-1]

@@ -78,7 +78,7 @@ class Device(abc.ABC):
         """Why it meters no energy, in a sentence; empty where it does."""
         return ""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most devices hold nothing
         """Let go of it; a second call does nothing."""
 
 
@@ -134,7 +134,7 @@ def opener(name: str) -> Callable[[], Device]:
             device = made(argument) if argument else made()
         except DeviceError as error:
             return Absent(str(error))
-        except Exception as error:  # a broken driver raises whatever it likes
+        except Exception as error:  # noqa: BLE001 - a broken driver raises whatever it likes
             return Absent(f"{kind}: {type(error).__name__}: {error}")
         if not isinstance(device, Device):
             return Absent(f"{kind}: {class_name} is no Device")

@@ -22,9 +22,8 @@ EPOCH_ENERGY = "train.epoch_energy_joules"
 class Put(Protocol):
     """Where readings go: :meth:`mlops.recorder.Recorder.put`."""
 
-    def __call__(
-        self, series: Series, value: float, *, time: float | None = None, step: int | None = None
-    ) -> None: ...
+    def __call__(self, series: Series, value: float, *, time: float | None = None, step: int | None = None) -> None:
+        """Record one value of one series."""
 
 
 class Sampler:
@@ -118,7 +117,7 @@ class Sampler:
         for device in self._devices:
             try:
                 readings = device.sample()
-            except Exception as error:  # a lost GPU must not end the others, or the training
+            except Exception as error:  # noqa: BLE001 - a lost GPU must not end the others, or the training
                 self._warn_once(device, error)
                 continue
             self._take(readings, now)

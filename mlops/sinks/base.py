@@ -105,7 +105,7 @@ class Sink(abc.ABC):
             SinkError: they could not be taken; they count as dropped and the run goes on.
         """
 
-    def close(self, timeout: float) -> None:
+    def close(self, timeout: float) -> None:  # noqa: B027 - a sink that delivers at once has nothing pending
         """Deliver what is pending and let go of sockets and files.
 
         Args:
@@ -150,7 +150,9 @@ class SinkURL:
             parts = urlsplit(text.strip())
             port = parts.port
         except ValueError as error:
-            raise SinkURLError(f"The sink URL {text!r} cannot be read: {error}", remedy=f"Write {cls.FORMS}.") from error
+            raise SinkURLError(
+                f"The sink URL {text!r} cannot be read: {error}", remedy=f"Write {cls.FORMS}."
+            ) from error
         if not parts.scheme:
             raise SinkURLError(f"The sink URL {text!r} has no scheme", remedy=f"Write {cls.FORMS}.")
         if parts.username or parts.password:
@@ -187,7 +189,8 @@ class SinkURL:
             value = float("nan")
         if not least <= value <= most:
             raise SinkURLError(
-                f"{self}: {option}={text!r} is no number from {least:g} to {most:g}", remedy=f"The default: {default:g}."
+                f"{self}: {option}={text!r} is no number from {least:g} to {most:g}",
+                remedy=f"The default: {default:g}.",
             )
         return value
 

@@ -11,7 +11,6 @@ import threading
 import time
 from pathlib import Path
 
-
 from mlops.blocks import Columns
 from mlops.errors import MlopsError
 from mlops.record import PointsReader
@@ -21,6 +20,7 @@ __all__ = ["Feed"]
 
 _log = logging.getLogger("mlops")
 _IDLE_SECONDS = 0.5
+"""How often a sink is called without news, at the least."""
 
 
 class Feed:
@@ -72,7 +72,7 @@ class Feed:
         self._feed()
         try:
             self.sink.close(max(0.0, self._close_by - time.monotonic()))
-        except Exception as error:  # a sink of the user's own may raise whatever it likes
+        except Exception as error:  # noqa: BLE001 - a sink of the user's own may raise whatever it likes
             self._warn(error, 0)
 
     def _feed(self) -> None:
@@ -81,7 +81,7 @@ class Feed:
             for columns in self._reader.read():
                 self._write(columns)
                 fed = True
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a sink may raise whatever it likes
             self._warn(error, 0)
         if not fed:
             self._write(Columns.join(()))
@@ -89,7 +89,7 @@ class Feed:
     def _write(self, columns: Columns) -> None:
         try:
             self.sink.write(Points(self._run, columns, self._reader.series))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a sink may raise whatever it likes
             self.sink.dropped += len(columns)
             self._warn(error, len(columns))
 
