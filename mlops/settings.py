@@ -161,7 +161,7 @@ def _number(least: float, most: float) -> Callable[[Any, str], float]:
     def parse(raw: Any, _where: str) -> float:
         value = float(raw)
         if not least <= value <= most:
-            raise ValueError(f"outside {least:g} to {most:g}")
+            raise ValueError(f"outside {least:.9g} to {most:.9g}")
         return value
 
     return parse
