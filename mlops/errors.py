@@ -9,10 +9,13 @@
     ├── StoreError           the record on disk cannot be written or read
     │   └── RunNotFoundError no run of that id, prefix or path
     ├── RunError             a run is used in a way it does not allow
+    │   └── CommandError     the command that a run shall record cannot be started
     ├── SinkError            a sink cannot take or deliver points
     ├── DeviceError          a device cannot be opened or read
     ├── ReportError          a report, a figure or an export cannot be made
     ├── NotebookError        a notebook did not run to its end
+    │   ├── NotebookNotFoundError  there is no notebook of that path, or what is there is none
+    │   ├── NotebookTimeoutError   a cell ran longer than it was given
     │   └── ParameterError   a parameter that the notebook does not declare
     └── MissingExtraError    an optional dependency is not installed (also an ImportError)
 
@@ -23,13 +26,14 @@ recording side turns them into one warning each.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 __all__ = [
+    "CommandError",
     "DeviceError",
     "MissingExtraError",
     "MlopsError",
     "NotebookError",
+    "NotebookNotFoundError",
+    "NotebookTimeoutError",
     "ParameterError",
     "ReportError",
     "RunError",
@@ -50,10 +54,11 @@ class MlopsError(Exception):
         remedy: one sentence, what to do about it; may be empty.
 
     Attributes:
-        exit_code: what the command line exits with (1 failed, 2 usage, 5 the work itself failed).
+        exit_code: what the command line exits with (1 failed, 2 usage, 5 the work itself failed,
+            124 timed out, 126 and 127 as shells give them for a command that cannot be started).
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
     def __init__(self, what: str, *, remedy: str = "") -> None:
         super().__init__(what)
@@ -115,6 +120,20 @@ class RunError(MlopsError):
     """A run is used in a way it does not allow."""
 
 
+class CommandError(RunError):
+    """The command that a run shall record cannot be started: not found, or not a program.
+
+    Args:
+        exit_code: 127 if it is not there, 126 if it is there and cannot be executed.
+    """
+
+    exit_code = 127
+
+    def __init__(self, what: str, *, remedy: str = "", exit_code: int = 127) -> None:
+        super().__init__(what, remedy=remedy)
+        self.exit_code = exit_code
+
+
 class SinkError(MlopsError):
     """A sink cannot take or deliver points."""
 
@@ -131,6 +150,18 @@ class NotebookError(MlopsError):
     """A notebook did not run to its end: which cell, and why."""
 
     exit_code = 5
+
+
+class NotebookNotFoundError(NotebookError):
+    """There is no notebook of that path, or what is there is none."""
+
+    exit_code = 2
+
+
+class NotebookTimeoutError(NotebookError, TimeoutError):
+    """A cell ran longer than it was given, or the kernel did not start in time."""
+
+    exit_code = 124
 
 
 class ParameterError(NotebookError):
