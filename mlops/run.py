@@ -147,6 +147,13 @@ class Run:
         """
         return self._recorder.series(Series.of(check_name(name), check_dimensions(dimensions or {})))
 
+    def begin_epoch(self) -> None:
+        """Say that an epoch begins, where something else came before it, such as loading data or a pause.
+
+        The energy used until now is then no epoch's.  Epochs that follow one another need not say it.
+        """
+        self._sampler.lap(None)
+
     def end_epoch(self, values: Mapping[str, Any] | None = None, *, seconds: float | None = None) -> int:
         """Say that an epoch is over: its values are recorded and its energy is counted.
 
@@ -214,6 +221,12 @@ class Run:
     def dropped(self) -> int:
         """Points that could not be kept because the buffer was full."""
         return self._recorder.dropped
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the training was called with, as far as this process has noted it; a copy."""
+        with self._lock:
+            return dict(self._info.parameters)
 
     @property
     def sinks(self) -> list[Sink]:

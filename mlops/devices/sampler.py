@@ -53,7 +53,7 @@ class Sampler:
         self._publish = publish
         self._on_open = on_open
         self._devices: list[Device] = []
-        self._laps: deque[int] = deque()
+        self._laps: deque[int | None] = deque()
         self._joules: dict[Series, float] = {}
         self._lap_joules: dict[Series, float] = {}
         self._bell = threading.Event()
@@ -63,8 +63,12 @@ class Sampler:
         self._thread = threading.Thread(target=self._work, name="mlops-sampler", daemon=True)
         self._thread.start()
 
-    def lap(self, step: int) -> None:
-        """End an epoch: its energy is counted up to now and recorded under this step; never blocks."""
+    def lap(self, step: int | None) -> None:
+        """End an epoch: its energy is counted up to now and recorded under this step; never blocks.
+
+        Args:
+            step: the epoch's number; ``None`` to begin one: what was used before it belongs to none.
+        """
         self._laps.append(step)
         self._bell.set()
 
@@ -108,7 +112,7 @@ class Sampler:
         for device in self._devices:
             device.close()
 
-    def _take_laps(self) -> list[int]:
+    def _take_laps(self) -> list[int | None]:
         """Laps that were asked for before the sample that is about to be taken."""
         return [self._laps.popleft() for _ in range(len(self._laps))]
 
@@ -129,7 +133,7 @@ class Sampler:
             if self._publish:
                 self._put(reading.series, reading.value, time=now)
 
-    def _count(self, laps: Sequence[int]) -> None:
+    def _count(self, laps: Sequence[int | None]) -> None:
         """Record the energy since the last lap, summed over the meters of a kind and method.
 
         Laps that came in between two samples share their energy evenly: they were shorter than
@@ -144,10 +148,11 @@ class Sampler:
             since = joules - self._lap_joules.get(series, 0.0)
             sums[kind, method] = sums.get((kind, method), 0.0) + since
         self._lap_joules = dict(self._joules)
+        steps = [step for step in laps if step is not None]
         for (kind, method), joules in sums.items():
             series = Series.of(EPOCH_ENERGY, {"device": kind, "method": method})
-            for step in laps:
-                self._put(series, joules / len(laps), step=step)
+            for step in steps:
+                self._put(series, joules / len(steps), step=step)
 
     def _warn_once(self, device: Device, error: Exception) -> None:
         name = type(device).__name__
