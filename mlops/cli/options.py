@@ -1,0 +1,155 @@
+"""What several commands take: formats, the folder of runs, the runs themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from mlops.errors import MlopsError
+from mlops.settings import Settings
+
+__all__ = [
+    "Documented",
+    "FormatChoice",
+    "PairOption",
+    "file_option",
+    "format_option",
+    "run_argument",
+    "runs_dir_option",
+    "settings",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Documented(click.Command):
+    """A command whose help ends with examples.
+
+    Args:
+        examples: what to type, and what it does (which may be empty).
+        notes: paragraphs that stand after the options.
+    """
+
+    def __init__(
+        self, *args: Any, examples: Sequence[tuple[str, str]], notes: Sequence[str] = (), **attributes: Any
+    ) -> None:
+        super().__init__(*args, **attributes)
+        self.examples = examples
+        self.notes = notes
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The notes and the examples."""
+        for note in self.notes:
+            formatter.write_paragraph()
+            with formatter.indentation():
+                formatter.write_text(note)
+        with formatter.section("Examples"):
+            for typed, about in self.examples:
+                if about:
+                    formatter.write(f"{'':{formatter.current_indent}}# {about}\n")
+                formatter.write(f"{'':{formatter.current_indent}}{typed}\n")
+
+
+class FormatChoice(click.Choice):  # type: ignore[type-arg]  # generic from click 8.2 on
+    """A format; a file's name given in its place is told where it belongs.
+
+    Args:
+        choices: the formats.
+        file: the option that takes a file's name, if the command has one.
+    """
+
+    def __init__(self, choices: Sequence[str], file: str = "") -> None:
+        super().__init__(choices)
+        self.file = file
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The format that was meant."""
+        if isinstance(value, str) and value not in self.choices and ("." in value or "/" in value):
+            hint = f"name the file with {self.file} {value}." if self.file else "redirect the output to a file."
+            self.fail(f"{value!r} is no format ({', '.join(self.choices)}); {hint}", param, ctx)
+        chosen: str = super().convert(value, param, ctx)
+        return chosen
+
+
+class PairOption(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5 on
+    """``KEY=VALUE``."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """The pair."""
+        if isinstance(value, tuple):
+            return value
+        key, separator, text = str(value).partition("=")
+        if not separator or not key:
+            self.fail(f"{value!r} is no pair; write {key or 'key'}=value.", param, ctx)
+        return key, text
+
+
+def format_option(*formats: str, default: str | None = None, file: str = "") -> Callable[[F], F]:
+    """``-o FORMAT``: how to write what is written; every command that reads has it."""
+    return click.option(
+        "-o",
+        "--format",
+        "form",
+        type=FormatChoice(formats, file),
+        default=default or (formats[0] if not file else None),
+        show_default=default is not None or not file,
+        help="How it is written.",
+    )
+
+
+def file_option(about: str) -> Callable[[F], F]:
+    """``--file PATH``: where to write it; every command that writes a file has it."""
+    return click.option("--file", "file", type=click.Path(dir_okay=False, path_type=Path), metavar="PATH", help=about)
+
+
+def runs_dir_option(command: F) -> F:
+    """``--runs-dir DIR``."""
+    return click.option(
+        "--runs-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="DIR",
+        help="Folder that the runs are kept in (MLOPS_RUNS_DIR; default: runs).",
+    )(command)
+
+
+def run_argument(name: str, *, several: bool = False) -> Callable[[F], F]:
+    """``RUN``, or ``RUN…``: an id, its beginning, a name, a folder, or the word last."""
+    return click.argument(
+        name,
+        metavar="RUN…" if several else "RUN",
+        nargs=-1 if several else 1,
+        required=True,
+        shell_complete=_complete_run,
+    )
+
+
+def settings(**given: Any) -> Settings:
+    """The settings in force under these options; an option left out is ``None`` or empty."""
+    return Settings.load(**{name: value for name, value in given.items() if value not in (None, ())})
+
+
+def _complete_run(context: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The ids that begin so, and the names; a folder's path is left to the shell."""
+    from mlops.store import list_runs
+
+    try:
+        found = list_runs(settings(runs_dir=context.params.get("runs_dir")).runs_dir)
+    except MlopsError:
+        return []
+    ids = [run.id for run in reversed(found)]
+    names = sorted({_name_in(entry) for entry in ids})
+    return [CompletionItem(word) for word in _once([*ids, *names, "last"]) if word.startswith(incomplete)]
+
+
+def _name_in(run_id: str) -> str:
+    return run_id.split("-", 2)[-1].rpartition("-")[0]
+
+
+def _once(words: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(word for word in words if word))

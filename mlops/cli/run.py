@@ -1,0 +1,102 @@
+"""``mlops run``."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mlops.cli import output
+from mlops.cli.options import Documented, PairOption, runs_dir_option, settings
+from mlops.launch import Recording, name_of, run_command
+
+if TYPE_CHECKING:
+    from mlops.run import Run
+
+__all__ = ["command"]
+
+
+@click.command(
+    "run",
+    cls=Documented,
+    context_settings={"allow_interspersed_args": False},
+    examples=[
+        ("mlops run -- python train.py --epochs 5", ""),
+        ("mlops run --name resnet --dimension team=vision -- torchrun --nproc-per-node 2 train.py", ""),
+        ("mlops run --sink statsd://localhost:8125 -- ./simulation", ""),
+    ],
+)
+@click.option("--name", metavar="NAME", help="The run's name; else MLOPS_NAME, else the script's or program's.")
+@click.option(
+    "--dimension",
+    "dimensions",
+    type=PairOption(),
+    multiple=True,
+    help="A dimension of every series, such as team=vision; may be repeated.",
+)
+@click.option(
+    "--sink",
+    "sinks",
+    multiple=True,
+    metavar="URL",
+    help="Where points go besides the store, such as statsd://localhost:8125; may be repeated. The command's own "
+    "run sends there too.",
+)
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="KIND",
+    help="What is metered: nvidia, host, replay:FILE; may be repeated; none for nothing. [default: nvidia, host]",
+)
+@runs_dir_option
+@click.argument("words", metavar="COMMAND…", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    name: str | None,
+    dimensions: tuple[tuple[str, str], ...],
+    sinks: tuple[str, ...],
+    devices: tuple[str, ...],
+    runs_dir: Path | None,
+    words: tuple[str, ...],
+) -> None:
+    """Run any command with the devices monitored around it; an mlops.Run inside it joins.
+
+    The command's standard input, output and errors are its own; one line on stderr says at the end where the run
+    is. Signals sent to mlops are passed on to the command. mlops exits as the command did: with its status, with
+    128 and the number of the signal that ended it, 127 if there is no such command, 126 if it cannot be executed.
+    If mlops itself is killed, the command is sent SIGTERM.
+    """
+    chosen = tuple(device for device in devices if device != "none")
+    opened: list[Run] = []
+
+    def begin() -> tuple[Recording, Mapping[str, str]]:
+        from mlops.run import JOIN_VARIABLE, Run
+
+        given = settings(runs_dir=runs_dir, sinks=sinks)
+        run = Run(
+            name or given.name or name_of(words),
+            dimensions=dict(dimensions),
+            parameters={"command": shlex.join(words)},
+            devices=chosen if devices else None,
+            settings=given,
+        )
+        opened.append(run)
+        told = {"MLOPS_SINKS": ",".join(sinks)} if sinks else {}
+        if devices:
+            told["MLOPS_DEVICES"] = ",".join(chosen)
+        return run, {**os.environ, **told, JOIN_VARIABLE: str(run.dir)}
+
+    end = run_command(words, begin)
+    run = opened[0]
+    reason = f" ({end.reason})" if end.reason else ""
+    click.echo(
+        f"mlops: {run.name} {output.outcome(end.outcome)}{reason} after {output.duration(end.seconds)}: {run.dir}",
+        err=True,
+    )
+    ctx.exit(end.exit_code)
