@@ -20,6 +20,7 @@ The layout of a slot is :mod:`mlops.ring`'s.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import mmap
 import os
@@ -27,7 +28,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,6 +95,8 @@ class Recorder:
         self._state = "open"
         self._said: set[str] = set()
         self._lock = threading.RLock()
+        self._writing_thread = 0
+        self._deferred: deque[Callable[[], None]] = deque()
         self._ids: dict[str, int] = {}
         self._series: dict[Series, int] = {}
         self._undefined_until = 0.0
@@ -203,6 +206,9 @@ class Recorder:
             self.warn_once(f"value {what}", f"{what}: {error}. The value was not recorded; training goes on.")
             return
         marked = self._marked_step(step)
+        if self._writing_thread == threading.get_ident():
+            self._deferred.append(functools.partial(self._admit, what, number, now, step))
+            return
         series_id = self._id_of(what)
         if series_id is None:
             return
@@ -259,7 +265,7 @@ class Recorder:
         if self._state != "open":
             self._no_slot(series)
             return None
-        with self._lock:
+        with self._writing():
             number = self._series.get(series)
             if number is not None:
                 return number
@@ -294,6 +300,20 @@ class Recorder:
         else:
             self.warn_once("closed", f"{what}: logged after the run had ended; not recorded. Start a new mlops.Run.")
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the file. A signal handler that interrupts this very thread here can neither write nor wait:
+        what it logs is put off until the interrupted write is done, a few microseconds later.
+        """
+        with self._lock:
+            self._writing_thread = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._writing_thread = 0
+        while self._deferred:
+            self._deferred.popleft()()
+
     def warn_once(self, key: str, message: str) -> None:
         """One warning for each key in the life of this recorder."""
         if key in self._said:
@@ -310,7 +330,10 @@ class Recorder:
 
     def write_notes(self, notes: Mapping[str, Any]) -> None:
         """Append notes on this process to the file; a disk that refuses them is warned of."""
-        with self._lock:
+        if self._writing_thread == threading.get_ident():
+            self._deferred.append(functools.partial(self.write_notes, dict(notes)))
+            return
+        with self._writing():
             try:
                 self._writer.write_notes(notes)
             except OSError as error:
@@ -363,7 +386,7 @@ class Recorder:
         end = (start + length) % self._slots
         try:
             if len(columns):
-                with self._lock:
+                with self._writing():
                     self._writer.write_points(columns, end)
                 self._unsynced = True
                 if time.monotonic() - self._synced > self._interval:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import logging
 import os
 import socket
@@ -38,7 +39,8 @@ JOIN_VARIABLE: Final = "MLOPS_RUN_DIR"
 
 _log = logging.getLogger("mlops")
 _open: list[weakref.ref[Run]] = []
-_epochs: dict[str, int] = {}
+_epochs: dict[str, itertools.count[int]] = {}
+"""Epochs completed, by run id: a run that this process joins several times goes on counting."""
 
 
 def current_run() -> Run | None:
@@ -164,8 +166,7 @@ class Run:
         Returns:
             How many epochs this run has completed.
         """
-        with self._lock:
-            epoch = _epochs[self.id] = _epochs.get(self.id, 0) + 1
+        epoch = next(_epochs.setdefault(self.id, itertools.count(1)))
         found: dict[str, Any] = dict(values or {})
         if seconds is not None:
             found["train.epoch_seconds"] = seconds
@@ -176,6 +177,8 @@ class Run:
 
     def note(self, **parameters: object) -> None:
         """Add parameters to what ``run.json`` says of this run."""
+        if os.getpid() != self._pid:
+            return
         with self._lock:
             self._info.parameters.update(_plain(parameters))
             self._save_info({"parameters": self._info.parameters})
@@ -195,8 +198,10 @@ class Run:
         """
         if outcome not in OUTCOMES:
             raise RunError(f"There is no outcome {outcome!r}", remedy=f"Outcomes: {', '.join(OUTCOMES)}.")
+        if os.getpid() != self._pid:
+            return
         with self._lock:
-            if self._closed or os.getpid() != self._pid:
+            if self._closed:
                 return
             self._closed = True
         deadline = time.monotonic() + self.settings.close_seconds
@@ -321,8 +326,9 @@ class Run:
             for meter in device.meters()
         ]
         reasons = [reason for device in devices if (reason := device.not_metered())]
+        commit = facts.git_commit()
         with self._lock:
-            self._info.git_commit = self._info.git_commit or facts.git_commit()
+            self._info.git_commit = commit
             self._info.notes.update({"meters": meters, "not_metered": reasons})
             self._save_info({"meters": meters, "not_metered": reasons})
 

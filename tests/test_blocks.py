@@ -13,7 +13,10 @@ from mlops.errors import StoreError
 
 _points = st.lists(
     st.tuples(
-        st.floats(0, 4e9), st.floats(width=64), st.integers(0, 2**32 - 1), st.one_of(st.just(0), st.integers(0, 2**32 - 1))
+        st.floats(0, 4e9),
+        st.floats(width=64),
+        st.integers(0, 2**32 - 1),
+        st.one_of(st.just(0), st.integers(0, 2**32 - 1)),
     ),
     min_size=1,
     max_size=60,
@@ -44,7 +47,7 @@ def _file(count: int) -> tuple[bytes, list[bytes]]:
 
 @given(_points)
 def test_points_come_back_bit_for_bit(points: list[tuple[float, float, int, int]]) -> None:
-    """nan payloads, -0.0, subnormals, decreasing times, repeated steps: all as they went in."""
+    """Nan payloads, -0.0, subnormals, decreasing times, repeated steps: all as they went in."""
     columns = columns_of(points)
     data = blocks.encode_columns(columns, number=3, seq=17, slot=5)
     (block,) = blocks.scan(data)

@@ -11,7 +11,7 @@ from mlops.settings import ABOUT, Settings
 
 
 def test_the_order_of_sources(tmp_path: Path) -> None:
-    """An argument beats the environment, which beats the project's file, which beats the user's, which beats defaults."""
+    """Argument, environment, the project's file, the user's file, default: the first that names it wins."""
     user = tmp_path / "config" / "mlops"
     user.mkdir(parents=True)
     (user / "mlops.toml").write_text('name = "user"\nstatsd_seconds = 30\nsample-seconds = 2.5\nruns_dir = "/user"')

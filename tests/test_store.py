@@ -22,7 +22,7 @@ from mlops.store import PointsWriter, RunFolder, RunInfo, list_runs, new_run_id,
 
 
 def some_columns(count: int = 3, series: int = 0) -> Columns:
-    """Points of one series at times 1, 2, 3, …"""
+    """Points of one series at times 1, 2, 3 and so on."""
     return Columns(
         np.arange(1.0, count + 1), np.arange(count) / 10, np.full(count, series, np.uint32), np.zeros(count, np.uint32)
     )
