@@ -223,6 +223,12 @@ def uv_environment(python: str, venv: Path) -> dict[str, str]:
     return env
 
 
+def locking(env: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return environment and options for `uv lock`: nothing of this machine may get into the lock."""
+    private = {"UV_FIND_LINKS", "UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_CONFIG_FILE"}
+    return {name: value for name, value in env.items() if name not in private}, ["--no-config"]
+
+
 def is_writable(folder: Path) -> bool:
     """Tell whether a folder that may not exist yet could be written to."""
     while not folder.exists() and folder != folder.parent:
@@ -403,6 +409,7 @@ class Environment:
             shutil.rmtree(self.venv)
         with contextlib.suppress(FileNotFoundError):
             self.stamp.unlink()
+        check_lock(uv, env)
         self.install_locked(uv, env)
         if self.torch:
             self.install_torch(uv, env)
@@ -463,7 +470,7 @@ class Environment:
             if not done.returncode:
                 step.end(self.versions().get("torch", ""))
                 return
-            step.end("failed")
+            step.end("not so: " + first_reason(done.stderr))
             problems.append(f"{where}:\n      {last_words(done.stderr)}")
         raise SetupError(
             f"{requirement} could not be installed in {self.venv}:\n    " + "\n    ".join(problems),
@@ -521,6 +528,17 @@ def run_uv(uv: str, env: dict[str, str], arguments: Sequence[str], *, cwd: str) 
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, check=False)
 
 
+def check_lock(uv: str, env: dict[str, str]) -> None:
+    """Refuse to go on with a lock that was made from another pyproject.toml."""
+    env, options = locking(env)
+    done = run_uv(uv, env, [*options, "lock", "--check", "--offline"], cwd=str(ROOT))
+    if done.returncode:
+        raise SetupError(
+            f"uv.lock does not fit pyproject.toml in {ROOT}",
+            "run make lock, look at what it changed, and commit both files",
+        )
+
+
 def pinned_torch() -> str:
     """Return the one requirement of the dependency group `torch`."""
     import tomllib
@@ -543,6 +561,13 @@ def last_words(text: str) -> str:
     """Return the end of what a tool said, as one indented paragraph."""
     lines = [line.rstrip() for line in text.strip().splitlines()]
     return without_password("\n      ".join(lines[-12:]))
+
+
+def first_reason(text: str) -> str:
+    """Return the first line in which uv says why something is not possible, for a line of progress."""
+    lines = [line.strip() for line in text.splitlines()]
+    reasons = [line for line in lines if line.startswith(("cause:", "Caused by:", "error:", "×", "╰─▶"))]
+    return without_password((reasons or lines or ["no reason given"])[0])[:160]
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -636,13 +661,13 @@ def forget_lost(base: Path) -> None:
 
 
 def run_own_uv(arguments: Sequence[str]) -> int:
-    """Run uv as the project does; to lock, without what would put this machine's addresses into the lock."""
+    """Run uv as the project does."""
     _, python = choose_python()
     env = uv_environment(python, VENV)
+    options: list[str] = []
     if arguments[:1] == ["lock"]:
-        for name in ("UV_FIND_LINKS", "UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL"):
-            env.pop(name, None)
-    return subprocess.run([find_uv(python), *arguments], env=env, cwd=ROOT, check=False).returncode
+        env, options = locking(env)
+    return subprocess.run([find_uv(python), *options, *arguments], env=env, cwd=ROOT, check=False).returncode
 
 
 def restart_with_supported_python() -> None:
