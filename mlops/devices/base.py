@@ -75,11 +75,11 @@ class Device(abc.ABC):
         """What it is, in a line for each part, for people."""
 
     def not_metered(self) -> str:
-        """Why it meters no energy, in a sentence; empty where it does."""
+        """Why it, or a part of it, meters no energy, in sentences; empty where all of it does."""
         return ""
 
     def close(self) -> None:  # noqa: B027 - most devices hold nothing
-        """Let go of it; a second call does nothing."""
+        """Let go of it; a second call does nothing, and :meth:`sample` is not called any more."""
 
 
 class Absent(Device):

@@ -56,9 +56,11 @@ class Sampler:
         self._laps: deque[int | None] = deque()
         self._joules: dict[Series, float] = {}
         self._lap_joules: dict[Series, float] = {}
+        self._fresh: set[Series] = set()
         self._bell = threading.Event()
         self._opened = threading.Event()
         self._ending = False
+        self._given_up = False
         self._said: set[str] = set()
         self._thread = threading.Thread(target=self._work, name="mlops-sampler", daemon=True)
         self._thread.start()
@@ -88,15 +90,15 @@ class Sampler:
         self._ending = True
         self._bell.set()
         self._thread.join(timeout)
-        return not self._thread.is_alive()
+        self._given_up = self._thread.is_alive()
+        return not self._given_up
 
     def _work(self) -> None:
         self._devices = [make() for make in self._openers]
         self._sample()
         self._lap_joules = dict(self._joules)
         self._opened.set()
-        if self._on_open is not None:
-            self._on_open(self._devices)
+        self._tell()
         due = time.monotonic() + self._interval
         while not self._ending:
             self._bell.wait(max(0.0, due - time.monotonic()))
@@ -104,13 +106,26 @@ class Sampler:
             laps = self._take_laps()
             self._sample()
             self._count(laps)
-            if time.monotonic() >= due:
-                due = max(due + self._interval, time.monotonic())
+            late = time.monotonic() - due
+            if late >= 0:  # a device that takes longer than the interval skips samples, and is given a rest
+                due += self._interval * (1 + late // self._interval)
         laps = self._take_laps()
         self._sample()
         self._count(laps)
         for device in self._devices:
-            device.close()
+            try:
+                device.close()
+            except Exception as error:  # noqa: BLE001 - a device may raise whatever it likes
+                _log.warning("%s cannot be closed: %s.", type(device).__name__, error)
+
+    def _tell(self) -> None:
+        """Tell of the open devices; one that cannot say what it is is sampled all the same."""
+        if self._on_open is None:
+            return
+        try:
+            self._on_open(self._devices)
+        except Exception as error:  # noqa: BLE001 - a device may raise whatever it likes
+            _log.warning("The run could not note what it is metered by: %s: %s.", type(error).__name__, error)
 
     def _take_laps(self) -> list[int | None]:
         """Laps that were asked for before the sample that is about to be taken."""
@@ -118,6 +133,7 @@ class Sampler:
 
     def _sample(self) -> None:
         now = time.time()
+        self._fresh.clear()
         for device in self._devices:
             try:
                 readings = device.sample()
@@ -127,9 +143,12 @@ class Sampler:
             self._take(readings, now)
 
     def _take(self, readings: Sequence[Reading], now: float) -> None:
+        if self._given_up:  # the run has ended without waiting for a device that hung
+            return
         for reading in readings:
             if reading.series.name.endswith(ENERGY_SUFFIX):
                 self._joules[reading.series] = reading.value
+                self._fresh.add(reading.series)
             if self._publish:
                 self._put(reading.series, reading.value, time=now)
 
@@ -137,15 +156,18 @@ class Sampler:
         """Record the energy since the last lap, summed over the meters of a kind and method.
 
         Laps that came in between two samples share their energy evenly: they were shorter than
-        the meters can tell.
+        the meters can tell.  A meter of which nothing is known since the last lap counts for
+        nothing: an epoch without any has no energy, which is not 0 J.
         """
-        if not laps:
+        if not laps or self._given_up:
             return
         sums: dict[tuple[str, str], float] = {}
         for series, joules in self._joules.items():
             kind = series.name.removesuffix(ENERGY_SUFFIX)
             method = dict(series.dimensions).get("method", "")
             since = joules - self._lap_joules.get(series, 0.0)
+            if not since and series not in self._fresh:
+                continue
             sums[kind, method] = sums.get((kind, method), 0.0) + since
         self._lap_joules = dict(self._joules)
         steps = [step for step in laps if step is not None]
