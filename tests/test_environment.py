@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import importlib.util
 import re
@@ -17,12 +18,16 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import mlops
+
 if TYPE_CHECKING:
     from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 
 CONDA_NAMES = {
+    "jupyter-client": "jupyter_client",
+    "jupyter-core": "jupyter_core",
     "kubernetes": "python-kubernetes",
     "matplotlib": "matplotlib-base",
     "torch": "pytorch",
@@ -37,6 +42,14 @@ EXTRAS = ("all",)
 
 NEVER_LOCKED = {"torch", "torchvision", "torchaudio", "triton", "spacy"}
 """Packages whose flavour, or whose size, must not be bound by the lock."""
+
+EXTRAS_OF_ROOMS = {
+    "callbacks": ("fastai",),
+    "cli": ("notebook",),
+    "notebook": ("notebook",),
+    "report": ("report", "parquet"),
+}
+"""The rooms of the library that may import more than a training node needs, and the extras that bring it."""
 
 
 def read_toml(name: str) -> dict[str, Any]:
@@ -81,6 +94,33 @@ def with_extras(project: dict[str, Any], extras: tuple[str, ...]) -> dict[str, R
     return found
 
 
+def imported(file: Path) -> set[str]:
+    """Return the packages that a file imports, anywhere in it, but the standard library's and its own."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            names.add(node.module.partition(".")[0])
+    return names - sys.stdlib_module_names - {"mlops"}
+
+
+@pytest.mark.torch
+def test_what_is_imported_is_declared(project: dict[str, Any]) -> None:
+    """Each room of the library imports what the package, or the room's own extra, depends on by name, and no more."""
+    distributions = importlib.metadata.packages_distributions()
+    undeclared: list[str] = []
+    for file in sorted((ROOT / "mlops").rglob("*.py")):
+        room = file.relative_to(ROOT / "mlops").parts[0]
+        declared = with_extras(project, EXTRAS_OF_ROOMS.get(room, ())).keys()
+        undeclared += (
+            f"{file.relative_to(ROOT)} imports {module}"
+            for module in sorted(imported(file))
+            if not declared & {canonicalize_name(name) for name in distributions.get(module, [])}
+        )
+    assert undeclared == []
+
+
 def test_environment_yml_is_pyproject(project: dict[str, Any]) -> None:
     """environment.yml names every dependency of the package with all extras, in the same versions, and nothing else."""
     environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
@@ -115,6 +155,11 @@ def test_pythons_agree(project: dict[str, Any], bootstrap: ModuleType) -> None:
     assert project["project"]["requires-python"] == f">={oldest}"
     assert environment["dependencies"][0] == f"python>={oldest},<{after}"
     assert all(f"python_full_version < '{after}'" in line for line in project["tool"]["uv"]["environments"])
+
+
+def test_version_is_said_once(project: dict[str, Any]) -> None:
+    """The version that the library says is the package's."""
+    assert mlops.__version__ == project["project"]["version"]
 
 
 def test_lock_is_up_to_date() -> None:
