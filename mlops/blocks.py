@@ -5,7 +5,7 @@ A points file is nothing but blocks, one after the other, each written by a sing
     header (36 bytes, little endian)                       payload
     magic  4s  b"MLPB"                                     ``length`` bytes
     kind   B   1 points, 2 series, 3 notes
-    coding B   0 plain, 1 zlib
+    coding B   0 plain, 1 deflate
     version H  1
     length I   bytes of payload
     count  I   points inside (0 for the other kinds)
@@ -16,8 +16,10 @@ A points file is nothing but blocks, one after the other, each written by a sing
 
 Points are laid out by column, since columns compress: series ids (uint32), times (float64 seconds
 since the epoch, as differences of their bit patterns), values (float64, bit-exact), steps (uint32,
-0 for none, else step + 1; left out when all are 0).  Columns are transposed byte-wise before zlib,
-which brings the bytes that hardly change together.  Series and notes are JSON.
+0 for none, else step + 1).  Each column is transposed byte-wise, which brings the bytes that hardly
+change together; bytes that are zero in every point are left out, and the rest is deflated where
+that helps.  The payload is the first time's bits (8 bytes), for each column one byte that says
+which of its bytes are there, and those.  Series and notes are JSON.
 
 Why not a known format: Arrow's IPC stream, Parquet and HDF5 have no checksum per record batch or
 cannot be appended to after a crash, cost 300 to 600 bytes a batch (a live run writes a batch of a
@@ -52,8 +54,15 @@ MAX_PAYLOAD: Final = 1 << 26
 """A length above this is damage, not data: a block holds at most one buffer of points."""
 
 _PLAIN: Final = 0
-_ZLIB: Final = 1
+_DEFLATED: Final = 1
+_RAW_DEFLATE: Final = -zlib.MAX_WBITS
+"""Without zlib's own header and checksum: six bytes that a small block can do without."""
+_SMALL: Final = 1 << 14
+"""Bytes up to which a payload is deflated with all effort: that takes microseconds."""
+
 _HEADER: Final = struct.Struct("<4sBBHIIIQI")
+_POINTS_HEAD: Final = struct.Struct("<q4B")
+_COLUMN_TYPES: Final = ("<u4", "<i8", "<f8", "<u4")
 _CRC: Final = struct.Struct("<I")
 HEADER_BYTES: Final = _HEADER.size + _CRC.size
 
@@ -132,9 +141,10 @@ class Damage:
 def encode(kind: int, payload: bytes, *, count: int, number: int, seq: int, slot: int) -> bytes:
     """One block, ready to be written; the payload is compressed where that makes it smaller."""
     coding = _PLAIN
-    squeezed = zlib.compress(payload, 1)
-    if len(squeezed) < len(payload):
-        coding, payload = _ZLIB, squeezed
+    compressor = zlib.compressobj(9 if len(payload) < _SMALL else 1, zlib.DEFLATED, _RAW_DEFLATE)
+    deflated = compressor.compress(payload) + compressor.flush()
+    if len(deflated) < len(payload):
+        coding, payload = _DEFLATED, deflated
     header = _HEADER.pack(MAGIC, kind, coding, VERSION, len(payload), count, number & 0xFFFFFFFF, seq, slot)
     return header + _CRC.pack(zlib.crc32(payload, zlib.crc32(header))) + payload
 
@@ -148,14 +158,10 @@ def encode_json(kind: int, content: object, *, number: int, seq: int, slot: int)
 def encode_columns(columns: Columns, *, number: int, seq: int, slot: int) -> bytes:
     """A points block of all these points."""
     bits = columns.time.view(np.int64)
-    parts = [
-        _transposed(columns.series),
-        _transposed(np.diff(bits, prepend=np.int64(0))),
-        _transposed(columns.value.view(np.uint64)),
-    ]
-    if columns.step.any():
-        parts.append(_transposed(columns.step))
-    return encode(POINTS, b"".join(parts), count=len(columns), number=number, seq=seq, slot=slot)
+    packed = [_packed(column) for column in (columns.series, np.diff(bits), columns.value, columns.step)]
+    head = _POINTS_HEAD.pack(int(bits[0]), *(present for present, _ in packed))
+    payload = b"".join([head, *(planes for _, planes in packed)])
+    return encode(POINTS, payload, count=len(columns), number=number, seq=seq, slot=slot)
 
 
 def decode_columns(payload: bytes, count: int) -> Columns:
@@ -164,14 +170,21 @@ def decode_columns(payload: bytes, count: int) -> Columns:
     Raises:
         StoreError: the payload has not the length of ``count`` points.
     """
-    with_steps = len(payload) == 24 * count
-    if not with_steps and len(payload) != 20 * count:
+    lengths = (count, count - 1, count, count)
+    position = _POINTS_HEAD.size
+    if not count or len(payload) < position:
         raise StoreError(f"A block of {count} points has {len(payload)} bytes")
-    series = _restored(payload[: 4 * count], np.dtype("<u4"))
-    differences = _restored(payload[4 * count : 12 * count], np.dtype("<i8"))
-    value = _restored(payload[12 * count : 20 * count], np.dtype("<f8"))
-    step = _restored(payload[20 * count :], np.dtype("<u4")) if with_steps else np.zeros(count, np.uint32)
-    return Columns(np.cumsum(differences, dtype=np.int64).view(np.float64), value, series, step)
+    first, *present = _POINTS_HEAD.unpack_from(payload)
+    sizes = [mask.bit_count() * length for mask, length in zip(present, lengths, strict=True)]
+    if len(payload) != position + sum(sizes):
+        raise StoreError(f"A block of {count} points has {len(payload)} bytes")
+    columns = []
+    for mask, size, length, kind in zip(present, sizes, lengths, _COLUMN_TYPES, strict=True):
+        columns.append(_unpacked(payload[position : position + size], mask, length, np.dtype(kind)))
+        position += size
+    series, differences, value, step = columns
+    bits = np.cumsum(np.concatenate([[first], differences]), dtype=np.int64)
+    return Columns(bits.view(np.float64), value, series, step)
 
 
 def scan(data: bytes | memoryview, base: int = 0, *, whole: bool = True) -> Iterator[Block | Damage]:
@@ -211,8 +224,8 @@ def _block_at(raw: bytes, position: int, base: int) -> Block | None:
     (crc,) = _CRC.unpack_from(raw, position + _HEADER.size)
     if zlib.crc32(payload, zlib.crc32(raw[position : position + _HEADER.size])) != crc:
         return None
-    if coding == _ZLIB:
-        expander = zlib.decompressobj()
+    if coding == _DEFLATED:
+        expander = zlib.decompressobj(_RAW_DEFLATE)
         payload = expander.decompress(payload, MAX_PAYLOAD)
         if not expander.eof:
             return None
@@ -227,11 +240,16 @@ def _next_block(raw: bytes, position: int) -> int:
     return len(raw)
 
 
-def _transposed(column: NDArray[Any]) -> bytes:
+def _packed(column: NDArray[Any]) -> tuple[int, bytes]:
+    """Which bytes of a column's numbers are not zero in all of them, as a bit mask; those, byte by byte."""
     width = column.dtype.itemsize
-    return np.ascontiguousarray(column).view(np.uint8).reshape(-1, width).T.tobytes()
+    planes = np.ascontiguousarray(column).view(np.uint8).reshape(-1, width).T
+    present = planes.any(axis=1)
+    return int(np.packbits(present, bitorder="little")[0]), planes[present].tobytes()
 
 
-def _restored(payload: bytes, dtype: np.dtype[Any]) -> NDArray[Any]:
-    planes = np.frombuffer(payload, np.uint8).reshape(dtype.itemsize, -1)
+def _unpacked(payload: bytes, mask: int, length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    planes = np.zeros((dtype.itemsize, length), np.uint8)
+    present = [byte for byte in range(dtype.itemsize) if mask >> byte & 1]
+    planes[present] = np.frombuffer(payload, np.uint8).reshape(len(present), length)
     return np.ascontiguousarray(planes.T).reshape(-1).view(dtype)

@@ -111,8 +111,9 @@ def test_a_payload_that_expands_beyond_bounds_is_damage() -> None:
 
 def test_a_block_whose_count_does_not_fit_is_an_error() -> None:
     """The count and the payload must agree."""
-    with pytest.raises(StoreError, match="A block of 2 points has 20 bytes"):
-        blocks.decode_columns(bytes(20), 2)
+    for payload, count in ((bytes(20), 2), (bytes(11), 1), (bytes(12), 0)):
+        with pytest.raises(StoreError, match=f"A block of {count} points has {len(payload)} bytes"):
+            blocks.decode_columns(payload, count)
 
 
 def test_a_typical_batch_takes_less_than_twenty_bytes_a_point() -> None:
