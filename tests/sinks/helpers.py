@@ -1,0 +1,41 @@
+"""Points for sinks, made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from mlops.blocks import Columns
+from mlops.series import Series
+from mlops.sinks import Points, RunIdentity
+
+__all__ = ["RUN", "Table"]
+
+RUN = RunIdentity("digits-20260101-000000-abcd", "digits", {"team": "vision"}, "node-1", None)
+
+
+class Table:
+    """Makes points as a feed would: with one growing table of series."""
+
+    def __init__(self, run: RunIdentity = RUN) -> None:
+        self.run = run
+        self.series: dict[int, Series] = {}
+        self._ids: dict[Series, int] = {}
+
+    def points(self, *values: tuple[str, float], dimensions: Mapping[str, str] | None = None) -> Points:
+        """Points of these names and values, in this order, of now."""
+        return self.of((Series.of(name, dimensions), value) for name, value in values)
+
+    def of(self, values: Iterable[tuple[Series, float]]) -> Points:
+        """Points of these series and values."""
+        given = list(values)
+        for series, _ in given:
+            self.series[self._ids.setdefault(series, len(self._ids))] = series
+        columns = Columns(
+            np.full(len(given), 1.7e9),
+            np.array([value for _, value in given], np.float64),
+            np.array([self._ids[series] for series, _ in given], np.uint32),
+            np.zeros(len(given), np.uint32),
+        )
+        return Points(self.run, columns, self.series)
