@@ -1,0 +1,1 @@
+"""Tests of the devices, and the made-up GPU node that others may use."""
