@@ -11,6 +11,8 @@ import pytest
 
 from mlops import run as run_module
 
+pytest_plugins = ["tests.testbed.fixtures"]
+
 DEADLINE = 30.0
 """Seconds after which a condition that a test waits for counts as never coming."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import importlib
 import importlib.metadata
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, NamedTuple
@@ -150,15 +151,18 @@ class SinkURL:
             parts = urlsplit(text.strip())
             port = parts.port
         except ValueError as error:
-            raise SinkURLError(
-                f"The sink URL {text!r} cannot be read: {error}", remedy=f"Write {cls.FORMS}."
-            ) from error
+            what = _without_secrets(f"The sink URL {text!r} cannot be read: {error}")
+            raise SinkURLError(what, remedy=f"Write {cls.FORMS}.") from None  # its own text may show a password
         if not parts.scheme:
-            raise SinkURLError(f"The sink URL {text!r} has no scheme", remedy=f"Write {cls.FORMS}.")
+            raise SinkURLError(f"The sink URL {_without_secrets(text)!r} has no scheme", remedy=f"Write {cls.FORMS}.")
         if parts.username or parts.password:
             raise SinkURLError(
                 f"The sink URL of scheme {parts.scheme!r} holds a user name or password",
                 remedy="Secrets never go into URLs; leave that part out.",
+            )
+        if parts.fragment:
+            raise SinkURLError(
+                f"The sink URL {text!r} has a fragment, {parts.fragment!r}", remedy=f"Write {cls.FORMS}."
             )
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         return cls(text.strip(), parts.scheme, parts.hostname or "", port, parts.path, options)
@@ -195,7 +199,12 @@ class SinkURL:
         return value
 
     def __str__(self) -> str:
-        return self.text
+        return _without_secrets(self.text)
+
+
+def _without_secrets(text: str) -> str:
+    """A text without what stands before an ``@`` in its URLs."""
+    return re.sub(r"[^/\s'\"]*@", "…@", text)
 
 
 def open_sink(url: str, settings: Settings | None = None) -> Sink:

@@ -1,4 +1,4 @@
-"""Points for sinks, made by hand."""
+"""Points for sinks, made by hand; a clock that is set by hand; a name that leads nowhere."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 from mlops.blocks import Columns
 from mlops.series import Series
 from mlops.sinks import Points, RunIdentity
+from mlops.sinks._address import Lookup
 
-__all__ = ["RUN", "Table"]
+__all__ = ["RUN", "Clock", "Nowhere", "Table"]
 
 RUN = RunIdentity("digits-20260101-000000-abcd", "digits", {"team": "vision"}, "node-1", None)
 
@@ -39,3 +40,24 @@ class Table:
             np.zeros(len(given), np.uint32),
         )
         return Points(self.run, columns, self.series)
+
+
+class Nowhere(Lookup):
+    """A name that is never resolved, so that what is packed stays packed."""
+
+    def __init__(self) -> None:
+        super().__init__("nowhere.invalid", 8125)
+
+    def address(self, patience: float) -> None:
+        """Nothing yet."""
+
+
+class Clock:
+    """A clock that goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """The time."""
+        return self.now
