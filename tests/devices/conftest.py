@@ -9,6 +9,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
+from tests.devices.powercap import Powercap
 from tests.devices.stub import Node
 
 
@@ -49,6 +50,12 @@ def node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Node]:
     monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
     yield made
     assert made.users == 0, "a device left NVML open"
+
+
+@pytest.fixture
+def powercap(tmp_path: Path) -> Powercap:
+    """A made-up folder of RAPL's counters, empty at first."""
+    return Powercap(tmp_path / "powercap")
 
 
 @pytest.fixture
