@@ -368,8 +368,10 @@ def outcome_of(error: BaseException | None) -> tuple[str, str]:
     """How a run that ended with this exception ended, and why."""
     if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
         return "finished", ""
-    text = f"{type(error).__name__}: {error}".strip().rstrip(":").splitlines()[0][:300]
-    return ("interrupted" if isinstance(error, KeyboardInterrupt) else "failed"), text
+    first, *others = f"{type(error).__name__}: {error}".strip().splitlines()
+    if first.endswith(":") and others:  # fastai puts where it happened above what happened
+        first = f"{first} {others[0].strip()}"
+    return ("interrupted" if isinstance(error, KeyboardInterrupt) else "failed"), first.rstrip(":")[:300]
 
 
 _KEEP: Final[set[Run]] = set()

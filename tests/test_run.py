@@ -115,6 +115,7 @@ def test_the_git_commit_of_the_working_folder_is_noted(runs_dir: Path, tmp_path:
         (SystemExit(3), "failed", "SystemExit: 3"),
         (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt"),
         (ValueError("bad\nmore"), "failed", "ValueError: bad"),
+        (ValueError("in a callback:\n\tbad\nmore"), "failed", "ValueError: in a callback: bad"),
     ],
 )
 def test_how_a_run_ended_is_said(runs_dir: Path, error: BaseException | None, outcome: str, reason: str) -> None:
