@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Energy", "MeterEnergy", "Reached", "Spent", "energy_to_reach", "energy_used", "lower_is_better", "spent"]
 
 _LOWER: Final = re.compile(r"loss|error|err\b|perplexity|ppl\b|mse|mae|rmse|mape|distance|\bwer\b|\bcer\b|\bfid\b")
+_MILESTONES: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9999)
 _SINGLE: Final = 1e-6
 """A value this close to the target (as a share of it) has reached it: frameworks compute metrics in single
 precision, in which 90 right of 100 is 0.89999998."""
@@ -40,7 +41,7 @@ class MeterEnergy:
         joules: counted over ``seconds``.
         seconds: for how long.
         watts: mean power.
-        check_joules: integrated power over the same time, where both are there and the method is another one.
+        check_joules: power readings integrated over the same time, where the hardware counted and both are there.
     """
 
     device: str
@@ -259,7 +260,7 @@ def reach(line: Spent, view: View, target: float, lower: bool | None = None) -> 
     at = int(hits[0]) if len(hits) else len(line.value) - 1
     best = float(line.value.min() if falling else line.value.max())
     joules = float(line.joules[at]) if math.isfinite(line.joules[at]) else None
-    why = "" if joules is not None else f"not metered here: {'; '.join(why_not_metered(view))}"
+    why = "" if joules is not None else words.not_metered(why_not_metered(view))
     if not len(hits):
         wanted, had = words.metric_value(line.metric, target), words.metric_value(line.metric, best)
         why = f"{line.metric} did not reach {wanted}: the best was {had}"
@@ -275,3 +276,12 @@ def reach(line: Spent, view: View, target: float, lower: bool | None = None) -> 
         method=line.method if joules is not None else "",
         why=why,
     )
+
+
+def milestones(line: Spent, most: int = 5) -> list[float]:
+    """Targets worth telling of a metric that is a share: the highest round ones that it reached, ascending."""
+    value = line.value
+    if lower_is_better(line.metric) or not len(value) or value.min() < 0 or value.max() > 1:
+        return []
+    best = float(value.max())
+    return [target for target in _MILESTONES if target <= best + _SINGLE * target][-most:]

@@ -19,7 +19,7 @@ from mlops.record import Record
 from mlops.report import words
 from mlops.report.files import replaced
 from mlops.report.panels import Drawn, Layout, Panel, energy_panels, history_panels, label_once
-from mlops.report.style import INK, MUTED, SURFACE, rc
+from mlops.report.style import INK, MUTED, rc
 from mlops.report.subjects import Subject, subjects_of
 from mlops.report.terminal import OUTCOME_WORDS
 
@@ -273,18 +273,12 @@ def _title(axes: Axes, panel: Panel, layout: Layout, rows: int) -> None:
 
 
 def _note(axes: Axes, note: tuple[float, float, str]) -> None:
+    """A ring about the point, and its text in the corner that a course towards it leaves free."""
     x, y, text = note
-    low, high = axes.get_ylim()
-    above = y < low + 0.5 * (high - low)
     axes.plot([x], [y], "o", markersize=9, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.2)
-    axes.annotate(
-        text,
-        (x, y),
-        xytext=(-4, 12 if above else -18),
-        textcoords="offset points",
-        ha="right" if x > 0.5 * sum(axes.get_xlim()) else "left",
-        bbox={"boxstyle": "square,pad=0.15", "facecolor": SURFACE, "edgecolor": "none", "alpha": 0.85},
-    )
+    _, height = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))
+    low = height > 0.5  # noqa: PLR2004 - the middle
+    axes.text(0.99, 0.05 if low else 0.95, text, transform=axes.transAxes, ha="right", va="bottom" if low else "top")
 
 
 def _key_labels(panel: Panel) -> list[str]:

@@ -42,8 +42,8 @@ class Curve:
         time: seconds since the epoch, ascending.
         joules: counted by each time, beginning with 0.
         covered: seconds metered by each time, beginning with 0.
-        check: energy over the same time from the integrated power readings, where the method is
-            another one and there are such readings.
+        check: what the power readings of the same time give when integrated, where the hardware counted
+            and both are there.
     """
 
     device: str
@@ -94,7 +94,7 @@ def curves(view: View) -> list[Curve]:
             continue
         time, joules, covered, method = joined
         check = None
-        if key in segments and key in power and method != "power":
+        if key in segments and key in power and method == "counter":
             check = _check(power[key], float(time[0]), float(time[-1]), float(joules[-1]))
         found.append(Curve(*key, names.get(key, ""), method, time, joules, covered, check))
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from mlops.report.style import FAINT, line_style
 from mlops.report.subjects import Subject, common_metric
 from mlops.report.view import Line
 
-__all__ = ["Drawn", "Layout", "Panel", "energy_panels", "history_panels", "label_once", "nothing_metered"]
+__all__ = ["Drawn", "Layout", "Panel", "energy_panels", "history_panels", "label_once", "nothing_metered", "title_of"]
 
 _SMOOTH: Final = 200
 """Spans over which a training loss of many batches is averaged where no smoothed one was logged."""
@@ -60,16 +60,23 @@ class Drawn:
     """One line of a panel.
 
     Attributes:
-        label: in the panel's key; empty for a line that the key leaves out.
+        name: what it is, for who cannot see it.
         line: its points, ``time`` being whatever the panel's horizontal axis is.
         options: for matplotlib's ``Axes.plot``.
         area: whether the space beneath is tinted.
+        keyed: whether the panel's key has it; a panel with one line of its own needs none.
     """
 
-    label: str
+    name: str
     line: Line
     options: dict[str, Any]
     area: bool = False
+    keyed: bool = True
+
+    @property
+    def label(self) -> str:
+        """Its entry in the panel's key; empty if it has none."""
+        return self.name if self.keyed else ""
 
 
 @dataclass(slots=True)
@@ -130,9 +137,8 @@ def label_once(panels: Sequence[Panel]) -> None:
     """Keep each run's entry in the key of the first panel that shows it."""
     seen: set[str] = set()
     for panel in panels:
-        kept = [Drawn("" if one.label in seen else one.label, one.line, one.options, one.area) for one in panel.drawn]
-        seen.update(drawn.label for drawn in kept)
-        panel.drawn = kept
+        panel.drawn = [replace(drawn, keyed=drawn.keyed and drawn.name not in seen) for drawn in panel.drawn]
+        seen.update(drawn.name for drawn in panel.drawn)
 
 
 def energy_panels(subjects: Sequence[Subject], layout: Layout) -> tuple[list[Panel], list[str]]:
@@ -148,13 +154,12 @@ def energy_panels(subjects: Sequence[Subject], layout: Layout) -> tuple[list[Pan
     most = max(float(np.nanmax(course.joules)) for _, course in metered)
     unit, factor = next(((name, by) for name, by in (("MJ", 1e6), ("kJ", 1e3)) if most >= 2 * by), ("J", 1.0))
     share = all(bool((course.value <= 1).all() and (course.value >= 0).all()) for _, course in metered)
-    title = f"{_title(metric)} against energy"
-    panel = Panel(title, layout.heights[0], f"{unit} spent training", share=share)
+    panel = Panel(title_of(metric), layout.heights[0], f"{unit} spent training", share=share)
     for subject, course in metered:
         known = np.isfinite(course.joules)
         line = Line(course.joules[known] / factor, course.value[known])
-        label = subject.label if len(subjects) > 1 else ""
-        panel.drawn.append(Drawn(label, line, _marked(subjects.index(subject), len(line))))
+        style = _marked(subjects.index(subject), len(line))
+        panel.drawn.append(Drawn(subject.label, line, style, keyed=len(subjects) > 1))
     if len(metered) == 1:
         panel.note = _best_note(metered[0][1], factor)
     return [_as_shares(panel, metric)], missing
@@ -166,7 +171,7 @@ def nothing_metered(subjects: Sequence[Subject]) -> list[str]:
     for subject in subjects:
         if not subject.meters:
             whose = f"{subject.label}: energy" if len(subjects) > 1 else "Energy"
-            sentences.append(f"{whose} not metered here: {words.clean('; '.join(why_not_metered(subject.view)))}")
+            sentences.append(words.not_metered(why_not_metered(subject.view), whose))
     return sentences
 
 
@@ -220,13 +225,13 @@ def _one_metric(subject: Subject, axis: _Axis, layout: Layout) -> Panel | None:
     if _is_share(found.get(main)):
         others = [name for name in found if name != main and _is_share(found[name])]
         names += others[: _SHARED - 1]
-    panel = Panel(_title(main) if len(names) == 1 else "Metrics", layout.heights[1], axis.label)
+    panel = Panel(title_of(main) if len(names) == 1 else "Metrics", layout.heights[1], axis.label)
     panel.share = _is_share(found.get(main))
     for place, name in enumerate(names):
         line = axis.reduced(subject, found.get(name, Line(np.empty(0), np.empty(0))))
         if len(line):
-            label = words.shorten(name, 28) if len(names) > 1 else ""
-            panel.drawn.append(Drawn(label, line, _marked(2 + place, len(line))))
+            style = _marked(2 + place, len(line))
+            panel.drawn.append(Drawn(words.shorten(name, 28), line, style, keyed=len(names) > 1))
     return _as_shares(panel, main) if panel.drawn else None
 
 
@@ -248,7 +253,7 @@ def _metrics(subjects: Sequence[Subject], axis: _Axis, layout: Layout) -> Panel 
     metric = common_metric(subjects)
     if metric is None or metric == "loss":
         return None
-    panel = Panel(_title(metric), layout.heights[1], axis.label, share=True)
+    panel = Panel(title_of(metric), layout.heights[1], axis.label, share=True)
     for place, subject in enumerate(subjects):
         line = subject.view.line_named(f"valid.{metric}").finite()
         if len(line):
@@ -267,8 +272,9 @@ def _power(subjects: Sequence[Subject], axis: _Axis, layout: Layout) -> Panel | 
             lines = [(f"{len(lines)} devices together", _sum([line for _, line in lines]))]
         for place, (label, line) in enumerate(lines):
             options = {**_plain(place), "linewidth": 1.2}
-            key = label if len(lines) > 1 or label.endswith("together") else ""
-            panel.drawn.append(Drawn(key, axis.reduced(subject, line), options, area=len(lines) == 1))
+            alone = len(lines) == 1
+            keyed = not alone or label != "GPU"
+            panel.drawn.append(Drawn(label, axis.reduced(subject, line), options, area=alone, keyed=keyed))
         return panel if panel.drawn else None
     for place, subject in enumerate(subjects):
         lines = power_lines(subject)
@@ -326,8 +332,9 @@ def _best_note(course: Spent, factor: float) -> tuple[float, float, str] | None:
         return None
     value = course.value[known]
     at = known[int(np.argmin(value) if lower_is_better(course.metric) else np.argmax(value))]
-    text = f"{words.metric_value(course.metric, float(course.value[at]))} with {words.energy(float(course.joules[at]))}"
-    return float(course.joules[at]) / factor, float(course.value[at]), text
+    best, joules = float(course.value[at]), float(course.joules[at])
+    text = f"best: {words.metric_value(course.metric, best)} with {words.energy(joules)}"
+    return joules / factor, best, text
 
 
 def _scaled(panel: Panel) -> Panel:
@@ -337,7 +344,7 @@ def _scaled(panel: Panel) -> Panel:
     if len(values) and values.min() > 0 and values.max() / values.min() >= _LOG_FROM:
         panel.log = True
         panel.title += ", logarithmic scale"
-        panel.drawn = [Drawn(drawn.label, _positive(drawn.line), drawn.options, drawn.area) for drawn in panel.drawn]
+        panel.drawn = [replace(drawn, line=_positive(drawn.line)) for drawn in panel.drawn]
     return panel
 
 
@@ -368,7 +375,8 @@ def _is_share(line: Line | None) -> bool:
     return line is not None and len(line) > 0 and bool((line.value >= 0).all() and (line.value <= 1).all())
 
 
-def _title(metric: str) -> str:
+def title_of(metric: str) -> str:
+    """What a panel about a metric is called."""
     text = words.shorten(metric, 40).replace("_", " ")
     return "Validation loss" if metric == "loss" else text[:1].upper() + text[1:]
 

@@ -96,7 +96,7 @@ def _differing(parameters: Sequence[Any]) -> list[str]:
 
 
 def _labels(records: Sequence[Record]) -> list[str]:
-    """Names where they differ; else names with the parameters that differ; else names with the ids' last digits."""
+    """Names where they differ; else with two parameters that differ, or with the ids' last digits."""
     names = [words.shorten(record.info.name or record.info.id, _LABEL) for record in records]
     if len(set(names)) == len(names):
         return names

@@ -99,7 +99,8 @@ def sentences(facts: Summary, table: Epochs) -> list[str]:
             f"measured by {how}."
         )
     reasons = facts.energy.not_metered or table.not_metered
-    lines += [f"Energy not metered here: {words.clean(reason)}" for reason in reasons]
+    if reasons:
+        lines.append(words.not_metered(reasons))
     lines += list(facts.remarks)
     lines += losses(facts)
     return lines

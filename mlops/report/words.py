@@ -5,9 +5,22 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
+from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["clean", "count", "duration", "energy", "listed", "metric_value", "number", "power", "shorten", "utc"]
+__all__ = [
+    "clean",
+    "count",
+    "duration",
+    "energy",
+    "listed",
+    "metric_value",
+    "not_metered",
+    "number",
+    "power",
+    "shorten",
+    "utc",
+]
 
 _UNSEEN: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\uffff\ud800-\udfff]"
@@ -76,12 +89,12 @@ def duration(seconds: float | None) -> str:
 
 
 def energy(joules: float | None) -> str:
-    """``512 J``, ``1.234 kJ``, ``12.3 MJ``; ``–`` where it is unknown."""
+    """``512.0 J``, ``1.234 kJ``, ``12.30 MJ``; ``–`` where it is unknown."""
     return _scaled(joules, "J")
 
 
 def power(watts: float | None) -> str:
-    """``231 W``, ``2.4 kW``; ``–`` where it is unknown."""
+    """``231.4 W``, ``2.400 kW``; ``–`` where it is unknown."""
     return _scaled(watts, "W")
 
 
@@ -90,8 +103,8 @@ def _scaled(value: float | None, unit: str) -> str:
         return "–"
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:
-            return f"{value / factor:.4g} {prefix}{unit}"
-    return f"{value:.4g} {unit}"
+            return f"{number(value / factor)} {prefix}{unit}"
+    return f"{number(value)} {unit}"
 
 
 def utc(seconds: float | None) -> str:
@@ -103,6 +116,11 @@ def utc(seconds: float | None) -> str:
     except (OverflowError, ValueError, OSError):
         return f"{seconds:g} s since 1970"
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def not_metered(reasons: Sequence[str], whose: str = "Energy") -> str:
+    """The plain sentence on energy that was not metered, and why."""
+    return f"{whose} not metered here: {'; '.join(clean(reason).strip().rstrip('.') for reason in reasons)}."
 
 
 def listed(parts: list[str]) -> str:
