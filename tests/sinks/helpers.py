@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from mlops.blocks import Columns
 from mlops.series import Series
-from mlops.sinks import Points, RunIdentity
+from mlops.sinks import Points, RunIdentity, Sink
 from mlops.sinks._address import Lookup
 
-__all__ = ["RUN", "Clock", "Nowhere", "Table"]
+__all__ = ["RUN", "Clock", "Nowhere", "Offer", "Table"]
 
 RUN = RunIdentity("digits-20260101-000000-abcd", "digits", {"team": "vision"}, "node-1", None)
 
@@ -40,6 +40,33 @@ class Table:
             np.zeros(len(given), np.uint32),
         )
         return Points(self.run, columns, self.series)
+
+
+class Offer:
+    """Writes to a sink and counts what it offered.
+
+    Attributes:
+        count: points offered so far.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.count = 0
+        self._table = Table()
+
+    def write(self, *values: tuple[str, float]) -> None:
+        """Offer points of these names and values."""
+        self.sink.write(self._table.points(*values))
+        self.count += len(values)
+
+    def until(self, condition: Callable[[], object], *values: tuple[str, float]) -> Callable[[], bool]:
+        """A condition to wait for, before each look at which these points are offered."""
+
+        def written() -> bool:
+            self.write(*values)
+            return bool(condition())
+
+        return written
 
 
 class Nowhere(Lookup):

@@ -59,7 +59,6 @@ class Listener:
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         self._socket.bind((host, port))
-        self._socket.settimeout(0.05)
         self.port: int = self._socket.getsockname()[1]
         self._datagrams: list[bytes] = []
         self._closing = False
@@ -86,15 +85,14 @@ class Listener:
     def close(self) -> None:
         """Stop listening: what comes from now on is refused."""
         self._closing = True
+        self._socket.sendto(b"", self._socket.getsockname())
         self._thread.join()
         self._socket.close()
 
     def _listen(self) -> None:
-        while not self._closing:
-            try:
-                self._datagrams.append(self._socket.recv(1 << 16))
-            except TimeoutError:
-                continue
+        while (datagram := self._socket.recv(1 << 16)) or not self._closing:
+            if datagram:
+                self._datagrams.append(datagram)
 
     def __enter__(self) -> Self:
         return self
