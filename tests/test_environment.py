@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
+import json
 import re
 import subprocess
 import sys
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -253,3 +256,103 @@ def test_old_python_is_told_what_is_needed(bootstrap: ModuleType, monkeypatch: p
     with pytest.raises(bootstrap.SetupError, match=r"no Python 3\.11 to 3\.13 was found") as caught:
         bootstrap.choose_python()
     assert "PYTHON=" in caught.value.remedy
+
+
+def fake_uv(folder: Path, version: str) -> Path:
+    """Make a program that says that it is this uv."""
+    folder.mkdir(parents=True)
+    program = folder / "uv"
+    program.write_text(f"#!/bin/sh\necho 'uv {version} (somewhere)'\n", "utf-8")
+    program.chmod(0o755)
+    return program
+
+
+def test_a_uv_on_path_is_taken_if_it_is_new_enough(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An old uv on PATH is passed over for the one that was fetched before; a new one is used."""
+    monkeypatch.setattr(bootstrap, "ROOT", tmp_path)
+    (tmp_path / "pyproject.toml").write_text('required-version = ">=0.9"\n', "utf-8")
+    fetched = fake_uv(tmp_path / ".uv" / f"uv-{bootstrap.UV_VERSION}", bootstrap.UV_VERSION)
+    monkeypatch.setenv("PATH", f"{fake_uv(tmp_path / 'old', '0.8.99').parent}:/usr/bin:/bin")
+    assert bootstrap.find_uv(sys.executable) == str(fetched)
+    new = fake_uv(tmp_path / "new", "0.10.0")
+    monkeypatch.setenv("PATH", f"{new.parent}:/usr/bin:/bin")
+    assert bootstrap.find_uv(sys.executable) == str(new)
+
+
+def test_a_uv_that_is_not_the_pinned_one_is_refused(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without pip, uv's wheel comes from the index, and one whose hash differs is not unpacked."""
+
+    class Index(BaseHTTPRequestHandler):
+        """An index that offers every pinned wheel, each with the wrong content."""
+
+        def do_GET(self) -> None:
+            """Answer with the listing or with a file."""
+            files = [{"filename": name, "url": f"/files/{name}"} for name, _ in bootstrap.UV_WHEELS.values()]
+            content = json.dumps({"files": files}).encode() if self.path == "/simple/uv/" else b"not uv"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Index)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://127.0.0.1:{server.server_port}/simple")
+    try:
+        with pytest.raises(bootstrap.SetupError, match="not the file that was pinned"):
+            bootstrap.fetch_uv_from_index(sys.executable, tmp_path)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_pip_was_told_reaches_uv_but_not_the_lock(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """pip's folders, index, certificates and timeout are uv's too; a lock is made without folders and indexes."""
+    for name in ("UV_FIND_LINKS", "UV_DEFAULT_INDEX", "UV_HTTP_TIMEOUT", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_FIND_LINKS", f"{tmp_path} https://wheels.example/torch")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://someone:secret@index.example/simple")
+    monkeypatch.setenv("PIP_CERT", "/etc/own.pem")
+    monkeypatch.setenv("PIP_DEFAULT_TIMEOUT", "77")
+    env = bootstrap.uv_environment(sys.executable, tmp_path / "venv")
+    assert env["UV_FIND_LINKS"] == f"{tmp_path},https://wheels.example/torch"
+    assert bootstrap.own_index(env) == "https://someone:secret@index.example/simple"
+    assert bootstrap.without_password(bootstrap.own_index(env)) == "https://index.example/simple"
+    assert (env["SSL_CERT_FILE"], env["UV_HTTP_TIMEOUT"]) == ("/etc/own.pem", "77")
+    private, options = bootstrap.locking(env)
+    assert not {"UV_FIND_LINKS", "UV_DEFAULT_INDEX"} & private.keys()
+    assert private["SSL_CERT_FILE"] == "/etc/own.pem"
+    assert "--no-config" in options
+
+
+def test_libraries_that_torch_brings_are_no_strays(bootstrap: ModuleType, tmp_path: Path) -> None:
+    """What a CUDA torch depends on, also through extras, is kept when what nothing asks for is removed."""
+    wants = {
+        "torch": ["cuda-toolkit[cublas]==13.0.2 ; platform_system == 'Linux'", "triton==3.6.0"],
+        "cuda-toolkit": ["nvidia-cublas==13.1.* ; extra == 'cublas'"],
+        "nvidia_cublas": [],
+        "triton": [],
+        "forgotten": [],
+    }
+    for name, requirements in wants.items():
+        folder = tmp_path / "lib" / "python3.11" / "site-packages" / f"{name}-1.0.dist-info"
+        folder.mkdir(parents=True)
+        lines = [
+            "Metadata-Version: 2.4",
+            f"Name: {name}",
+            "Version: 1.0",
+            *(f"Requires-Dist: {r}" for r in requirements),
+        ]
+        (folder / "METADATA").write_text("\n".join(lines) + "\n", "utf-8")
+    environment = bootstrap.Environment(tmp_path, sys.executable, (), torch=True)
+    assert environment.closure("torch") == {"torch", "cuda-toolkit", "nvidia-cublas", "triton"}
+    assert set(environment.versions()) - environment.closure("torch") == {"forgotten"}
