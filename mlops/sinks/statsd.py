@@ -202,11 +202,12 @@ class StatsdSink(Sink):
         finite = np.isfinite(columns.value)
         if not finite.all():
             first = int(np.argmin(finite))
+            series = points.series.get(int(columns.series[first]), "a series")
             self.dropped += len(columns) - int(np.count_nonzero(finite))
             self._say(
                 "finite",
-                f"{points.series[int(columns.series[first])]} is {columns.value[first]}. Monasca takes finite numbers "
-                "only: such values are recorded in the store and counted, and not sent.",
+                f"{series} is {columns.value[first]}. Monasca takes finite numbers only: such values are recorded in "
+                "the store and counted, and not sent.",
             )
             columns = columns.pick(finite)
         if not len(columns):
@@ -235,7 +236,11 @@ class StatsdSink(Sink):
         """The window of a series, by its number in the store; ``None`` if it cannot be put on the wire."""
         key = (points.run.id, number)
         if key not in self._known:
-            self._known[key] = self._admit(points.run, points.series[number])
+            series = points.series.get(number)
+            if series is None:
+                self._say("unnamed", f"{self.where}: the store has points whose series' name was lost; not sent.")
+                return None
+            self._known[key] = self._admit(points.run, series)
         return self._known[key]
 
     def _admit(self, run: RunIdentity, series: Series) -> _Window | None:

@@ -255,6 +255,17 @@ def test_no_line_is_malformed_and_no_datagram_too_long(
     assert (sink.sent, sink.dropped) == (0, len(values))
 
 
+def test_points_whose_name_was_lost_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """A damaged file may lack the definition of a series: its points are dropped, those of others are not."""
+    sink = StatsdSink("nowhere.invalid", lookup=Nowhere())
+    points = Table().points(("a", 1.0), ("b", 2.0), ("b", float("nan")))
+    del points.series[1]  # type: ignore[attr-defined]
+    sink.write(points)
+    assert {line.name for line in packed(sink)} == {f"a{suffix}" for suffix in SUFFIXES}
+    assert sink.dropped == 2
+    assert caplog.text.count("name was lost") == 1
+
+
 def test_ids_are_told_apart_by_run() -> None:
     """A sink that is given to two runs does not take the series of one for those of the other."""
     sink = StatsdSink("nowhere.invalid", lookup=Nowhere())
