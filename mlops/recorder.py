@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import mmap
 import os
 import threading
 import time
@@ -34,20 +33,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from mlops import ring
-from mlops.blocks import Columns
 from mlops.errors import SeriesError
-from mlops.series import Series, check_name
-from mlops.store import FILE_MODE, PointsWriter
+from mlops.ring import POINT, SUFFIX, Buffer
+from mlops.series import Series, as_number, check_name
+from mlops.store import PointsWriter
 
 __all__ = ["Recorder"]
 
 DEFAULT_SLOTS: Final = 1 << 16
-_WINDOW: Final = 1 << 15
-_PATIENCE: Final = 20
-"""Passes that a hole may last (a thread between taking its slot and filling it) before it is
-taken for abandoned by an exception in between; each pass hands the interpreter to other threads."""
-
 _HEARTBEAT: Final = 30.0
 
 _log = logging.getLogger("mlops")
@@ -90,7 +83,6 @@ class Recorder:
         self._interval = interval
         self._on_fold = on_fold
         self._clock = clock
-        self._slots = max(64, slots)
         self._pid = os.getpid()
         self._state = "open"
         self._said: set[str] = set()
@@ -101,17 +93,11 @@ class Recorder:
         self._series: dict[Series, int] = {}
         self._undefined_until = 0.0
         self._writer = PointsWriter(path)
-        self._ring_path: Path | None = path.with_suffix(ring.SUFFIX)
-        self._buffer = self._map_ring()
-        self._view = np.frombuffer(self._buffer, np.uint64).reshape(self._slots, ring.SLOT_BYTES // 8)
-        self._trip = max(8, self._slots // 8)
-        self._free: deque[int | None] = deque()
-        self._next = 0
-        self._hole_passes = 0
+        self._ring = Buffer(path.with_suffix(SUFFIX), max(64, slots))
+        self._warn_of_memory()
         self._failing: str | None = None
         self._unsynced = False
         self._synced = time.monotonic()
-        self._give_back(0, self._slots)
         self.log = self._make_log()
         self._bell = threading.Lock()
         self._bell.acquire()
@@ -123,8 +109,8 @@ class Recorder:
 
     def _make_log(self) -> Callable[..., None]:
         """``log`` as a closure: a local is read three times as fast as an attribute."""
-        buffer, pack, clock, ids = self._buffer, ring.POINT.pack_into, self._clock, self._ids
-        take: Callable[[], Any] = self._free.popleft
+        buffer, pack, clock, ids = self._ring.memory, POINT.pack_into, self._clock, self._ids
+        take: Callable[[], Any] = self._ring.free.popleft
         admit, admit_all, refuse, ring_bell = self._admit, self._admit_all, self._refuse, self._ring_bell
 
         def log(values: Mapping[str, Any], *, step: int | None = None, time: float | None = None) -> None:
@@ -153,8 +139,8 @@ class Recorder:
 
     def series(self, series: Series) -> Callable[[float], None]:
         """A function that logs one value of one series: ``log`` without looking up the name."""
-        buffer, pack, clock = self._buffer, ring.POINT.pack_into, self._clock
-        take: Callable[[], Any] = self._free.popleft  # None among the slots is a trip wire
+        buffer, pack, clock = self._ring.memory, POINT.pack_into, self._clock
+        take: Callable[[], Any] = self._ring.free.popleft  # None among the slots is a trip wire
         admit, ring_bell = self._admit, self._ring_bell
         number = self._define(series)
         if number is None:
@@ -214,14 +200,14 @@ class Recorder:
             return
         for _ in range(3):  # a trip wire, then possibly another one, then a slot
             try:
-                offset = self._free.popleft()
+                offset = self._ring.free.popleft()
             except IndexError:
                 self._no_slot(what)
                 return
             if offset is None:
                 self._ring_bell()
                 continue
-            ring.POINT.pack_into(self._buffer, offset, now, number, marked, series_id, now, number, marked, series_id)
+            POINT.pack_into(self._ring.memory, offset, now, number, marked, series_id, now, number, marked, series_id)
             return
 
     def _marked_step(self, step: int | None) -> int:
@@ -290,7 +276,7 @@ class Recorder:
             self._ring_bell()
             self.warn_once(
                 "full",
-                f"The buffer of {self._slots} points is full; points are dropped and counted until it has room again. "
+                f"The buffer of {self._ring.slots} points is full; points are dropped and counted until it has room again. "
                 "Log less often, or raise MLOPS_BUFFER_POINTS.",
             )
             return
@@ -302,8 +288,10 @@ class Recorder:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Hold the file. A signal handler that interrupts this very thread here can neither write nor wait:
-        what it logs is put off until the interrupted write is done, a few microseconds later.
+        """Hold the file.
+
+        A signal handler that interrupts this very thread in here can neither write nor wait: what
+        it logs is put off until the interrupted write is done, a few microseconds later.
         """
         with self._lock:
             self._writing_thread = threading.get_ident()
@@ -349,7 +337,7 @@ class Recorder:
         if os.getpid() != self._pid or self._state != "open":
             return
         self._state = "closing"
-        self._free.clear()
+        self._ring.free.clear()
         self._ring_bell()
         self._thread.join(timeout)
 
@@ -364,7 +352,6 @@ class Recorder:
                 beaten = time.monotonic()
                 with contextlib.suppress(OSError):
                     os.utime(self.path)
-        self._hole_passes = _PATIENCE
         self._finish()
 
     def _pass(self) -> None:
@@ -379,11 +366,12 @@ class Recorder:
 
     def fold(self) -> bool:
         """Move filled slots into the file; True if there may be more. For the drain thread."""
-        start = self._next
-        columns, length = self._filled(start)
+        columns, length = self._ring.filled(ending=self._state != "open")
         if not length:
-            return self._sync()
-        end = (start + length) % self._slots
+            if self._ring.waits:
+                time.sleep(0.001)
+            return self._ring.waits or self._sync()
+        end = (self._ring.next + length) % self._ring.slots
         try:
             if len(columns):
                 with self._writing():
@@ -399,10 +387,7 @@ class Recorder:
             _log.warning("%s can be written again; recording goes on.", self.path)
             self._failing = None
             self._said.discard("disk")
-        self._view[start : start + length] = 0
-        self._next = end
-        if self._state == "open":
-            self._give_back(start, length)
+        self._ring.release(length, reuse=self._state == "open")
         return True
 
     def _sync(self) -> bool:
@@ -415,48 +400,8 @@ class Recorder:
                 self._cannot_write(error)
         return False
 
-    def _filled(self, start: int) -> tuple[Columns, int]:
-        """The run of filled slots from ``start``, up to the buffer's end; abandoned ones are stepped over."""
-        stop = min(start + 256, self._slots)
-        while True:
-            valid = ring.valid(self._view[start:stop])
-            first_hole = len(valid) if valid.all() else int(np.argmin(valid))
-            if first_hole < len(valid) or stop == self._slots or stop - start >= _WINDOW:
-                break
-            stop = min(start + _WINDOW, self._slots)
-        length = first_hole
-        if not length and self._abandoned(start):
-            length = 1
-            return ring.columns(self._view[start:start]), length
-        return ring.columns(self._view[start : start + length]), length
-
-    def _abandoned(self, start: int) -> bool:
-        """Whether the slot at ``start`` was taken and will never be filled, though later ones are."""
-        ahead = np.concatenate([self._view[start + 1 : start + 1025], self._view[: max(0, start + 1025 - self._slots)]])
-        if not ring.valid(ahead).any():
-            self._hole_passes = 0
-            return False
-        self._hole_passes += 1
-        if self._hole_passes <= _PATIENCE:
-            self._ring_bell()
-            time.sleep(0.001)
-            return False
-        self._hole_passes = 0 if self._state == "open" else _PATIENCE
-        return True
-
-    def _give_back(self, start: int, length: int) -> None:
-        """Return slots to the free list, with a trip wire after each eighth of the buffer."""
-        first, last = start * ring.SLOT_BYTES, (start + length) * ring.SLOT_BYTES
-        every = self._trip * ring.SLOT_BYTES
-        while first < last:
-            upto = min(last, (first // every + 1) * every)
-            self._free.extend(range(first, upto, ring.SLOT_BYTES))
-            if upto % every == 0:
-                self._free.append(None)
-            first = upto
-
     def _finish(self) -> None:
-        self._free.clear()
+        self._ring.free.clear()
         self._pass()
         with self._lock:
             self._state = "closed"
@@ -467,9 +412,7 @@ class Recorder:
             except OSError as error:
                 self._cannot_write(error)
                 return
-            if self._ring_path is not None and not ring.valid(self._view).any():
-                with contextlib.suppress(OSError):
-                    self._ring_path.unlink()
+            self._ring.remove()
 
     def _cannot_write(self, error: OSError) -> None:
         self._failing = error.strerror or str(error)
@@ -479,39 +422,22 @@ class Recorder:
             "when the buffer is full they are dropped and counted. Free space there, or set MLOPS_RUNS_DIR.",
         )
 
-    def _map_ring(self) -> mmap.mmap:
-        """The buffer's mapping. Its blocks are allocated now: a full disk found out later would be SIGBUS."""
-        assert self._ring_path is not None  # noqa: S101 - set just before
-        size = self._slots * ring.SLOT_BYTES
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            fd = os.open(self._ring_path, flags, FILE_MODE)
-        except OSError as error:
-            return self._anonymous_ring(size, error)
-        try:
-            os.posix_fallocate(fd, 0, size)
-            return mmap.mmap(fd, size)
-        except OSError as error:
-            self._ring_path.unlink()
-            return self._anonymous_ring(size, error)
-        finally:
-            os.close(fd)
-
-    def _anonymous_ring(self, size: int, error: OSError) -> mmap.mmap:
-        self.warn_once(
-            "ring",
-            f"Cannot make the buffer {self._ring_path}: {error.strerror}. Recording goes on from memory: kill -9 would "
-            f"cost up to {self._interval:g} s of points. Free {size >> 20} MiB there, or set MLOPS_RUNS_DIR.",
-        )
-        self._ring_path = None
-        return mmap.mmap(-1, size)
+    def _warn_of_memory(self) -> None:
+        error = self._ring.fault
+        if error is not None:
+            self.warn_once(
+                "ring",
+                f"Cannot make the buffer beside {self.path}: {error.strerror or error}. Recording goes on from memory: "
+                f"kill -9 would cost up to {self._interval:g} s of points. Free some MiB there, or set MLOPS_RUNS_DIR.",
+            )
 
     # -- fork ---------------------------------------------------------------------------------
 
     def _after_fork_in_child(self) -> None:
         """The child shares the mapping and the file with its parent, and must never touch either."""
-        self._free.clear()
+        self._ring.free.clear()
         self._state = "forked"
+        self._writing_thread = 0
         self._lock = threading.RLock()
         self._writer.abandon()
 
@@ -529,23 +455,3 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def as_number(value: object) -> float:
-    """A loggable value as a float: numbers, numpy scalars, tensors and arrays of one element.
-
-    Raises:
-        TypeError: it is no number; the message says what it is and what to log instead.
-        ValueError: it has more than one element.
-    """
-    if isinstance(value, str | bytes) or value is None:
-        raise TypeError(f"a number is needed, not {'None' if value is None else f'the text {value!r:.60}'}")
-    shape = getattr(value, "shape", None)
-    if shape is not None and any(length != 1 for length in shape):
-        kind = type(value).__name__
-        raise ValueError(f"a {kind} of shape {tuple(shape)} has more than one element; log its .mean() or one element")
-    item = getattr(value, "item", None)
-    try:
-        return float(item() if callable(item) else value)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"a number is needed, not a {type(value).__name__}") from None

@@ -30,6 +30,7 @@ __all__ = [
     "METRICS",
     "Metric",
     "Series",
+    "as_number",
     "check_dimensions",
     "check_name",
     "mend_dimensions",
@@ -220,6 +221,26 @@ def check_dimensions(dimensions: Mapping[str, object], where: str = "dimensions"
             )
         checked[key] = text
     return checked
+
+
+def as_number(value: object) -> float:
+    """A loggable value as a float: numbers, numpy scalars, tensors and arrays of one element.
+
+    Raises:
+        TypeError: it is no number; the message says what it is and what to log instead.
+        ValueError: it has more than one element.
+    """
+    if isinstance(value, str | bytes) or value is None:
+        raise TypeError(f"a number is needed, not {'None' if value is None else f'the text {value!r:.60}'}")
+    shape = getattr(value, "shape", None)
+    if shape is not None and any(length != 1 for length in shape):
+        kind = type(value).__name__
+        raise ValueError(f"a {kind} of shape {tuple(shape)} has more than one element; log its .mean() or one element")
+    item = getattr(value, "item", None)
+    try:
+        return float(item() if callable(item) else value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"a number is needed, not a {type(value).__name__}") from None
 
 
 def _fault_in_name(name: str) -> str | None:

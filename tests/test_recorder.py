@@ -21,12 +21,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mlops import ring
 from mlops.record import PointsReader
-from mlops.recorder import Recorder, as_number
+from mlops.recorder import Recorder
 from mlops.series import Series
 from mlops.store import PointsWriter
 
@@ -83,7 +81,7 @@ def test_more_points_than_the_buffer_holds_pass_through_it(recorder: Recorder, w
     for number in range(10_000):
         recorder.log({"n": float(number)})
         if number % 500 == 0:
-            wait_until(lambda: len(recorder._free) > 700)
+            wait_until(lambda: len(recorder._ring.free) > 700)
     recorder.close()
     assert [value for _, value, _ in read(recorder.path)] == [float(number) for number in range(10_000)]
     assert recorder.dropped == 0
@@ -291,9 +289,9 @@ def test_after_the_end_points_are_counted_and_said_once(recorder: Recorder, capl
 def test_a_slot_taken_and_never_filled_holds_up_nothing_for_long(recorder: Recorder, wait_until: Wait) -> None:
     """A Ctrl-C between taking a slot and filling it costs that slot's turn, no other point."""
     recorder.log({"a": 1.0})
-    recorder._free.popleft()
+    recorder._ring.free.popleft()
     recorder.log({"a": 2.0})
-    wait_until(lambda: recorder._next == 3)
+    wait_until(lambda: recorder._ring.next == 3)
     recorder.close()
     assert [value for _, value, _ in read(recorder.path)] == [1.0, 2.0]
 
@@ -302,7 +300,7 @@ def test_a_slot_abandoned_right_before_the_end_loses_no_later_point(tmp_path: Pa
     """close() does not wait for a slot that nobody will fill."""
     recorder = Recorder(tmp_path / "a.points", slots=256, interval=30)
     recorder.log({"a": 1.0})
-    recorder._free.popleft()
+    recorder._ring.free.popleft()
     recorder.log({"a": 2.0})
     recorder.close()
     assert [value for _, value, _ in read(recorder.path)] == [1.0, 2.0]
@@ -399,14 +397,6 @@ def test_kill_9_at_a_random_moment_loses_nothing_that_log_accepted(tmp_path: Pat
     values = [value for _, value, _ in read(path)]
     assert all(first < second for first, second in itertools.pairwise(values))
     assert sum(value < offered for value in values) == offered - dropped
-
-
-@given(st.lists(st.floats(width=64), min_size=1, max_size=50))
-def test_numbers_of_all_kinds_become_the_same_float(values: list[float]) -> None:
-    """Python's, numpy's scalars and arrays of one element."""
-    for value in values:
-        for form in (value, np.float64(value), np.array(value), np.array([[value]])):
-            assert struct.pack("<d", as_number(form)) == struct.pack("<d", value)
 
 
 def test_a_recorder_cannot_be_pickled() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlops.errors import SeriesError
-from mlops.series import METRICS, Series, check_dimensions, check_name, mend_dimensions, mend_name, metric
+from mlops.series import METRICS, Series, as_number, check_dimensions, check_name, mend_dimensions, mend_name, metric
 
 FORBIDDEN = '<>={},"\\;&|'
 
@@ -130,3 +133,11 @@ def test_our_own_names_obey_the_rules_and_end_in_their_units() -> None:
         assert name.endswith(endings.get(entry.unit, ""))
     assert metric("train.loss").description
     assert metric("my.own").unit == ""
+
+
+@given(st.lists(st.floats(width=64), min_size=1, max_size=50))
+def test_numbers_of_all_kinds_become_the_same_float(values: list[float]) -> None:
+    """Python's, numpy's scalars and arrays of one element."""
+    for value in values:
+        for form in (value, np.float64(value), np.array(value), np.array([[value]])):
+            assert struct.pack("<d", as_number(form)) == struct.pack("<d", value)
