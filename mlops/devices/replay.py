@@ -218,7 +218,7 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._number = 0
+        self._number = 1
         self._trace = _Trace()
 
     def read(self) -> _Trace:

@@ -106,9 +106,7 @@ class Sampler:
             laps = self._take_laps()
             self._sample()
             self._count(laps)
-            late = time.monotonic() - due
-            if late >= 0:  # a device that takes longer than the interval skips samples, and is given a rest
-                due += self._interval * (1 + late // self._interval)
+            due = _next_due(due, time.monotonic(), self._interval)
         laps = self._take_laps()
         self._sample()
         self._count(laps)
@@ -181,3 +179,9 @@ class Sampler:
         if name not in self._said:
             self._said.add(name)
             _log.warning("%s cannot be sampled any more: %s. The training goes on without it.", name, error)
+
+
+def _next_due(due: float, now: float, interval: float) -> float:
+    """When the next sample is due; samples missed by a device slower than the interval are skipped, not made up for."""
+    late = now - due
+    return due if late < 0 else due + interval * (1 + late // interval)

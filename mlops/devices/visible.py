@@ -34,7 +34,7 @@ __all__ = ["Board", "cuda_uuids", "visible"]
 
 VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 ORDER: Final = "CUDA_DEVICE_ORDER"
-_INDEX: Final = re.compile(r"\s*\+?([0-9]+)")
+_INDEX: Final = re.compile(r"\s*([+-]?[0-9]+)")
 _UNKNOWN_ORDER: Final = "The node's GPUs are of several kinds, and which of them CUDA counts first is not known here"
 _FIX_ORDER: Final = (
     f"Set {ORDER}=PCI_BUS_ID, or name the GPUs by UUID in {VISIBLE} (nvidia-smi -L shows them): then they are metered."
@@ -144,7 +144,8 @@ def _by_uuid(boards: Sequence[Board], entries: Sequence[str], prefix: str) -> li
 
 def _indices(entries: Sequence[str], count: int) -> list[int]:
     found = (_INDEX.match(entry) for entry in entries)
-    asked = [int(match.group(1)) for match in itertools.takewhile(lambda match: match is not None, found) if match]
+    numbers = (int(match.group(1)) if match else -1 for match in found)
+    asked = list(itertools.takewhile(lambda index: index >= 0, numbers))
     return [] if _repeats(asked) else list(itertools.takewhile(lambda index: index < count, asked))
 
 
