@@ -276,7 +276,7 @@ class Recorder:
             self._ring_bell()
             self.warn_once(
                 "full",
-                f"The buffer of {self._ring.slots} points is full; points are dropped and counted until it has room again. "
+                f"The buffer of {self._ring.slots} points is full; points are dropped and counted until it has room. "
                 "Log less often, or raise MLOPS_BUFFER_POINTS.",
             )
             return
