@@ -16,9 +16,11 @@ __all__ = [
     "Documented",
     "FormatChoice",
     "PairOption",
+    "devices_chosen",
     "file_option",
     "format_option",
     "run_argument",
+    "run_options",
     "runs_dir_option",
     "settings",
 ]
@@ -97,8 +99,8 @@ def format_option(*formats: str, default: str | None = None, file: str = "") -> 
         "--format",
         "form",
         type=FormatChoice(formats, file),
-        default=default or (formats[0] if not file else None),
-        show_default=default is not None or not file,
+        default=default,
+        show_default=True,
         help="How it is written.",
     )
 
@@ -116,6 +118,45 @@ def runs_dir_option(command: F) -> F:
         metavar="DIR",
         help="Folder that the runs are kept in (MLOPS_RUNS_DIR; default: runs).",
     )(command)
+
+
+def run_options(command: F) -> F:
+    """What the commands that open a run take: its name, its dimensions, where its points go, what is metered."""
+    for option in (
+        click.option(
+            "--device",
+            "devices",
+            multiple=True,
+            metavar="KIND",
+            help="What is metered: nvidia, host, replay:FILE; may be repeated; none for nothing. "
+            "[default: nvidia, host]",
+        ),
+        click.option(
+            "--sink",
+            "sinks",
+            multiple=True,
+            metavar="URL",
+            help="Where points go besides the store, such as statsd://localhost:8125; may be repeated. A run that "
+            "joins sends there too.",
+        ),
+        click.option(
+            "--dimension",
+            "dimensions",
+            type=PairOption(),
+            multiple=True,
+            help="A dimension of every series, such as team=vision; may be repeated.",
+        ),
+        click.option(
+            "--name", metavar="NAME", help="The run's name; else MLOPS_NAME, else the script's or notebook's name."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def devices_chosen(devices: Sequence[str]) -> tuple[str, ...] | None:
+    """What ``--device`` names, the word none for nothing; ``None`` where it is left to the settings."""
+    return tuple(device for device in devices if device != "none") if devices else None
 
 
 def run_argument(name: str, *, several: bool = False) -> Callable[[F], F]:

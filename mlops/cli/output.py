@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -9,13 +10,14 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from mlops.errors import MissingExtraError
 
-__all__ = ["COLOURS", "duration", "line", "outcome", "size", "structured", "table", "when", "width"]
+__all__ = ["COLOURS", "duration", "line", "near", "outcome", "size", "structured", "table", "when", "width"]
 
 COLOURS: Final[Mapping[str, str]] = {
     "running": "cyan",
@@ -96,6 +98,13 @@ def duration(seconds: float | None) -> str:
     if whole < _HOUR:
         return f"{whole // _MINUTE} min {whole % _MINUTE} s"
     return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
+
+
+def near(path: Path) -> str:
+    """A path as it is shortest to type: from the working folder if it lies in it."""
+    with contextlib.suppress(ValueError, OSError):
+        return str(path.resolve().relative_to(Path.cwd().resolve()))
+    return str(path)
 
 
 def when(seconds: float) -> str:

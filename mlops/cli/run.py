@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mlops.cli import output
-from mlops.cli.options import Documented, PairOption, runs_dir_option, settings
+from mlops.cli.options import Documented, devices_chosen, run_options, runs_dir_option, settings
 from mlops.launch import Recording, name_of, run_command
 
 if TYPE_CHECKING:
@@ -30,29 +30,7 @@ __all__ = ["command"]
         ("mlops run --sink statsd://localhost:8125 -- ./simulation", ""),
     ],
 )
-@click.option("--name", metavar="NAME", help="The run's name; else MLOPS_NAME, else the script's or program's.")
-@click.option(
-    "--dimension",
-    "dimensions",
-    type=PairOption(),
-    multiple=True,
-    help="A dimension of every series, such as team=vision; may be repeated.",
-)
-@click.option(
-    "--sink",
-    "sinks",
-    multiple=True,
-    metavar="URL",
-    help="Where points go besides the store, such as statsd://localhost:8125; may be repeated. The command's own "
-    "run sends there too.",
-)
-@click.option(
-    "--device",
-    "devices",
-    multiple=True,
-    metavar="KIND",
-    help="What is metered: nvidia, host, replay:FILE; may be repeated; none for nothing. [default: nvidia, host]",
-)
+@run_options
 @runs_dir_option
 @click.argument("words", metavar="COMMAND…", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
@@ -72,7 +50,7 @@ def command(
     128 and the number of the signal that ended it, 127 if there is no such command, 126 if it cannot be executed.
     If mlops itself is killed, the command is sent SIGTERM.
     """
-    chosen = tuple(device for device in devices if device != "none")
+    chosen = devices_chosen(devices)
     opened: list[Run] = []
 
     def begin() -> tuple[Recording, Mapping[str, str]]:
@@ -83,12 +61,12 @@ def command(
             name or given.name or name_of(words),
             dimensions=dict(dimensions),
             parameters={"command": shlex.join(words)},
-            devices=chosen if devices else None,
+            devices=chosen,
             settings=given,
         )
         opened.append(run)
         told = {"MLOPS_SINKS": ",".join(sinks)} if sinks else {}
-        if devices:
+        if chosen is not None:
             told["MLOPS_DEVICES"] = ",".join(chosen)
         return run, {**os.environ, **told, JOIN_VARIABLE: str(run.dir)}
 

@@ -40,7 +40,7 @@ _WIDE = {
         ("mlops runs --name digits -o json | jq '.[].outcome'", ""),
     ],
 )
-@format_option("table", "wide", "name", "json", "yaml")
+@format_option("table", "wide", "name", "json", "yaml", default="table")
 @click.option("--name", metavar="NAME", help="Only the runs of this name.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest N.")
 @runs_dir_option

@@ -108,7 +108,7 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]  # papermill says 
     async def async_start_new_kernel(self, **options: Any) -> None:
         """As nbclient's, without ipykernel's word on its sockets: its log is kept for what ends it."""
         if self.km.ipykernel:
-            self.extra_arguments = [*self.extra_arguments, "--log-level=ERROR"]
+            self.extra_arguments = [*self.extra_arguments, "--log-level=ERROR"]  # type: ignore[has-type]  # a trait
         await super().async_start_new_kernel(**options)
 
     start_new_kernel = run_sync(async_start_new_kernel)

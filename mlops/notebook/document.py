@@ -119,11 +119,13 @@ class Document:
             installed = sorted(manager.find_kernel_specs())
             near = difflib.get_close_matches(chosen, installed, 1) or installed[:1]
             hint = f"Name one that is: --kernel {near[0]}." if near else "Install one: pip install ipykernel."
-            raise NotebookError(
-                f"{'' if name else f'{self.path} asks for '}kernel {chosen!r}{' which' if not name else ''} "
-                f"is not installed here",
+            asked = "" if name else f", which {self.path} asks for,"
+            error = NotebookError(
+                f"The kernel {chosen!r}{asked} is not installed here",
                 remedy=f"{hint} Installed: {', '.join(installed) or 'none'}.",
-            ) from None
+            )
+            error.exit_code = 2  # nothing was run
+            raise error from None
         return chosen
 
     @property
@@ -151,8 +153,10 @@ def _title(cell: Any, heading: str) -> str:
     tags = cell.metadata.get("tags", ())
     if _INJECTED in tags:
         return "parameters as given"
-    if heading or _TAG in tags:
-        return heading or _TAG
+    if _TAG in tags:
+        return _TAG
+    if heading:
+        return heading
     lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(_TELLS_LITTLE)]
     line = (telling or lines)[0]
