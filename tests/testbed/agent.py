@@ -16,6 +16,7 @@ from typing import Final, Self
 import yaml
 
 from tests.testbed.cloud import RecordingCloud
+from tests.testbed.datagrams import Listener
 from tests.testbed.environments import environment
 from tests.testbed.processes import Process, free_port
 
@@ -36,15 +37,19 @@ class Agent:
     Attributes:
         cloud: what it reports to.
         port: where it takes statsd datagrams.
+        interval: as above.
         statsd: the daemon that does.
         forwarder: the process that it reports through.
+        tap: where the daemon forwards every datagram that it has read, as it can be told to.
     """
 
     def __init__(self, folder: Path, *, interval: int = 1, say: Callable[[str], None] = print) -> None:
         home = environment("monasca-agent", say=say)
         folder.mkdir(parents=True, exist_ok=True)
         self.cloud = RecordingCloud()
+        self.tap = Listener()
         self.port = free_port(socket.SOCK_DGRAM)
+        self.interval = interval
         self._forwarder_port = free_port()
         config = folder / "agent.yaml"
         config.write_text(yaml.safe_dump(self._config(interval)), "utf-8")
@@ -89,6 +94,7 @@ class Agent:
         finally:
             self.forwarder.stop()
             self.cloud.close()
+            self.tap.close()
 
     def last_words(self) -> str:
         """The ends of both logs."""
@@ -131,7 +137,12 @@ class Agent:
                 "project_name": "monitoring",
                 "project_domain_name": "Default",
             },
-            "Statsd": {"monasca_statsd_port": self.port, "monasca_statsd_interval": interval},
+            "Statsd": {
+                "monasca_statsd_port": self.port,
+                "monasca_statsd_interval": interval,
+                "monasca_statsd_forward_host": "127.0.0.1",
+                "monasca_statsd_forward_port": self.tap.port,
+            },
             "Logging": {"log_level": "INFO", "disable_file_logging": True},
         }
 

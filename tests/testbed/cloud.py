@@ -49,7 +49,6 @@ class _State:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     measurements: list[Measurement] = field(default_factory=list)
-    status: int = 204
     url: str = ""
 
 
@@ -75,7 +74,7 @@ class RecordingCloud:
             found = list(self._state.measurements)
         return [one for one in found if dimensions.items() <= one.dimensions.items()]
 
-    def wait_for(self, *names: str, seconds: float = ARRIVAL_SECONDS, **dimensions: str) -> list[Measurement]:
+    def wait_for(self, *names: str, **dimensions: str) -> list[Measurement]:
         """Wait until each of these metrics has come with these dimensions.
 
         Returns:
@@ -88,13 +87,8 @@ class RecordingCloud:
         def missing() -> set[str]:
             return set(names) - {one.name for one in self.measurements(**dimensions)}
 
-        wait_for(lambda: not missing(), seconds, f"all of {', '.join(names)} arrived with {dimensions}")
+        wait_for(lambda: not missing(), ARRIVAL_SECONDS, f"all of {', '.join(names)} arrived with {dimensions}")
         return self.measurements(**dimensions)
-
-    def answer(self, status: int) -> None:
-        """Answer further POSTs of metrics with this HTTP status."""
-        with self._state.lock:
-            self._state.status = status
 
     def close(self) -> None:
         """Stop listening."""
@@ -138,10 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(201, self._token(), {"X-Subject-Token": "a-token"})
         elif self.path.startswith("/v2.0/metrics"):
             with self.state.lock:
-                status = self.state.status
-                if status == HTTP_NO_CONTENT:
-                    self.state.measurements.extend(_measurements(json.loads(body)))
-            self._send(status)
+                self.state.measurements.extend(_measurements(json.loads(body)))
+            self._send(204)
         else:
             self._send(404, {})
 
@@ -184,9 +176,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
         """Say nothing."""
-
-
-HTTP_NO_CONTENT: Final = 204
 
 
 def _measurements(posted: Any) -> list[Measurement]:

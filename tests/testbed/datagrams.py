@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import socket
 import threading
+import time
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -60,14 +61,18 @@ class Listener:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         self._socket.bind((host, port))
         self.port: int = self._socket.getsockname()[1]
-        self._datagrams: list[bytes] = []
+        self._datagrams: list[tuple[float, bytes]] = []
         self._closing = False
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
     def datagrams(self) -> list[bytes]:
         """What came so far."""
-        return list(self._datagrams)
+        return [datagram for _, datagram in list(self._datagrams)]
+
+    def timed_lines(self) -> list[tuple[float, Line]]:
+        """The lines of all that came so far, each with the seconds since the epoch at which it came."""
+        return [(came, line) for came, datagram in list(self._datagrams) for line in parse(datagram)]
 
     def lines(self) -> list[Line]:
         """The lines of all that came so far."""
@@ -92,7 +97,7 @@ class Listener:
     def _listen(self) -> None:
         while (datagram := self._socket.recv(1 << 16)) or not self._closing:
             if datagram:
-                self._datagrams.append(datagram)
+                self._datagrams.append((time.time(), datagram))
 
     def __enter__(self) -> Self:
         return self
