@@ -12,7 +12,6 @@ from mlops.report import words
 from mlops.report.energy import MeterEnergy, Reached, lower_is_better, milestones, reach
 from mlops.report.meters import method_in_words
 from mlops.report.overview import Summary
-from mlops.report.panels import title_of
 from mlops.report.style import line_style
 from mlops.report.subjects import Subject, common_metric, differing
 from mlops.report.tables import Epoch, Epochs
@@ -79,7 +78,6 @@ def document(subjects: Sequence[Subject], limits: Limits, targets: Sequence[floa
     title = f"{len(subjects)} runs side by side" if many else runs[0]["name"]
     return {
         "title": title,
-        "energy_title": f"{title_of(metric)} against energy" if metric else "Against energy",
         "many": many,
         "runs": runs,
         "comparison": _comparison(subjects, limits, metric, targets) if many else None,

@@ -154,7 +154,7 @@ def energy_panels(subjects: Sequence[Subject], layout: Layout) -> tuple[list[Pan
     most = max(float(np.nanmax(course.joules)) for _, course in metered)
     unit, factor = next(((name, by) for name, by in (("MJ", 1e6), ("kJ", 1e3)) if most >= 2 * by), ("J", 1.0))
     share = all(bool((course.value <= 1).all() and (course.value >= 0).all()) for _, course in metered)
-    panel = Panel(title_of(metric), layout.heights[0], f"{unit} spent training", share=share)
+    panel = Panel(f"{title_of(metric)} against energy", layout.heights[0], f"{unit} spent training", share=share)
     for subject, course in metered:
         known = np.isfinite(course.joules)
         line = Line(course.joules[known] / factor, course.value[known])
@@ -269,7 +269,8 @@ def _power(subjects: Sequence[Subject], axis: _Axis, layout: Layout) -> Panel | 
         subject = subjects[0]
         lines = power_lines(subject)
         if len(lines) > _METERS:
-            lines = [(f"{len(lines)} devices together", _sum([line for _, line in lines]))]
+            kind = "GPUs" if all(label.startswith("GPU") for label, _ in lines) else "devices"
+            lines = [(f"{len(lines)} {kind} together", _sum([line for _, line in lines]))]
         for place, (label, line) in enumerate(lines):
             options = {**_plain(place), "linewidth": 1.2}
             alone = len(lines) == 1
