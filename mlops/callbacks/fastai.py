@@ -16,6 +16,7 @@ or with the interpreter.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -206,10 +207,11 @@ class MonascaCallback(core.Callback):  # type: ignore[misc] # fastai says nothin
         state.fit = state.session = None
         state.handlers["after_batch"] = self.after_batch
         try:
-            if fit is not None:
-                fit.close()
-            if session is not None:
-                session.end(outcome, reason)
+            with contextlib.ExitStack() as both:
+                if session is not None:
+                    both.callback(session.end, outcome, reason)
+                if fit is not None:
+                    both.callback(fit.close)
         except Exception as error:  # noqa: BLE001 - the training ends in its own way
             _warn("the end of the fit", error)
 
