@@ -101,7 +101,12 @@ _TABLE: Final = (
     Metric("train.epoch_energy_joules", "J", "energy that the meters counted during the epoch just completed"),
     Metric("train.epoch_loss", "", "mean training loss over the epoch"),
     Metric("valid.loss", "", "loss over the validation set"),
-    Metric("gpu.power_watts", "W", "electrical power of the board, 1 s average", "nvidia.power_watts"),
+    Metric(
+        "gpu.power_watts",
+        "W",
+        "electrical power of the board, averaged over 1 s where the GPU does so",
+        "nvidia.power_watts",
+    ),
     Metric("gpu.energy_joules", "J", "energy of the board since recording began"),
     Metric("gpu.utilisation_percent", "%", "share of time in which a kernel ran", "nvidia.utilisation_gpu_percent"),
     Metric(

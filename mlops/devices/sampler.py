@@ -178,7 +178,8 @@ class Sampler:
         name = type(device).__name__
         if name not in self._said:
             self._said.add(name)
-            _log.warning("%s cannot be sampled any more: %s. The training goes on without it.", name, error)
+            why = str(error).rstrip(".") or type(error).__name__
+            _log.warning("%s cannot be sampled any more: %s. The training goes on without it.", name, why)
 
 
 def _next_due(due: float, now: float, interval: float) -> float:

@@ -112,7 +112,7 @@ def cuda_uuids() -> list[str] | None:
 def _by_cuda(boards: Sequence[Board], cuda: Sequence[str] | None) -> list[str] | None:
     """What CUDA itself said, as far as its UUIDs are those of whole boards."""
     whole = {board.uuid for board in boards if board.instances is None}
-    if not cuda or len(whole) < len(boards) or not whole.issuperset(cuda):
+    if not cuda or not whole.issuperset(cuda):
         return None
     return list(cuda)
 

@@ -23,7 +23,7 @@ def test_packages_are_found_and_nothing_else(powercap: Powercap) -> None:
     powercap.zone("intel-rapl:2", "psys", 5)
     powercap.zone("intel-rapl:0:0", "core", 5)
     powercap.zone("intel-rapl:0:1", "dram", 5)
-    powercap.zone("intel-rapl-mmio:0", "package-0", 5)
+    powercap.zone("intel-rapl-mmio:0", "package-0", "no number")
     (powercap.root / "intel-rapl:3").mkdir()
     packages, why = find_packages(powercap.root, 0.0)
     assert [package.name for package in packages] == ["package-0", "package-1"]

@@ -57,7 +57,7 @@ def test_all_are_visible_where_nothing_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", ["", "-1", "-1,0", "x", "9", "0,0", "1,9,9", "GPU-", f"{A},{A}", f"{A},GPU-a", "MIG-1"]
+    "asked", ["", "-1", "-1,0", "x", "9", "0,0", "1,9,9", "GPU-", f"{A},{A}", f"{A},GPU-a", f"{A},GPU-x,GPU-x", "MIG-1"]
 )
 def test_none_is_left(asked: str) -> None:
     """Nothing, something invalid first, an ambiguous beginning, or one GPU named twice."""
