@@ -266,7 +266,7 @@ def _tell(folder: Path, execution: Execution, verdict: Verdict, form: str) -> Ml
         )
         return failure
     click.echo()
-    click.echo(report.render_table(record))
+    output.told(report.render_table(record))
     click.echo()
     output.line("folder", output.near(folder))
     output.line("notebook", output.near(execution.output))

@@ -160,12 +160,12 @@ def devices_chosen(devices: Sequence[str]) -> tuple[str, ...] | None:
 
 
 def run_argument(name: str, *, several: bool = False) -> Callable[[F], F]:
-    """``RUN``, or ``RUN…``: an id, its beginning, a name, a folder, or the word last."""
+    """``RUN``, or ``[RUN…]``: an id, its beginning, a name, a folder, or the word last."""
     return click.argument(
         name,
-        metavar="RUN…" if several else "RUN",
+        metavar="[RUN…]" if several else "RUN",
         nargs=-1 if several else 1,
-        required=True,
+        required=not several,
         shell_complete=_complete_run,
     )
 

@@ -8,8 +8,10 @@ import math
 import os
 import shutil
 import sys
+import tempfile
+import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +19,20 @@ import click
 
 from mlops.errors import MissingExtraError
 
-__all__ = ["COLOURS", "duration", "line", "near", "outcome", "size", "structured", "table", "when", "width"]
+__all__ = [
+    "COLOURS",
+    "duration",
+    "line",
+    "near",
+    "outcome",
+    "size",
+    "structured",
+    "table",
+    "told",
+    "when",
+    "width",
+    "written",
+]
 
 COLOURS: Final[Mapping[str, str]] = {
     "running": "cyan",
@@ -29,6 +44,7 @@ COLOURS: Final[Mapping[str, str]] = {
 }
 _NOT_FINITE: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _GAP: Final = "  "
+_NARROW: Final = 40
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _STEP: Final = 1024
@@ -105,6 +121,32 @@ def near(path: Path) -> str:
     with contextlib.suppress(ValueError, OSError):
         return str(path.resolve().relative_to(Path.cwd().resolve()))
     return str(path)
+
+
+@contextlib.contextmanager
+def written(target: Path) -> Iterator[Path]:
+    """A file to write; for ``-`` one whose content goes to standard output once it is whole."""
+    if str(target) != "-":
+        yield target
+        return
+    with tempfile.TemporaryDirectory(prefix="mlops-") as folder:
+        draft = Path(folder) / "draft"
+        yield draft
+        click.echo(draft.read_bytes(), nl=False)
+
+
+def told(text: str) -> None:
+    """Write a table and the sentences under it (see :func:`mlops.report.render_table`), these wrapped."""
+    limit = width()
+    grid, _, sentences = text.rpartition("\n\n")
+    lines = grid.splitlines()
+    for number, entry in enumerate(lines):
+        click.echo(click.style(entry, dim=True) if number < 2 else entry)  # noqa: PLR2004 - heads and rule
+    if lines:
+        click.echo()
+    for number, sentence in enumerate(sentences.splitlines()):
+        for part in textwrap.wrap(sentence, max(limit, _NARROW), subsequent_indent="  ") if limit else [sentence]:
+            click.echo(click.style(part, bold=number == 0, dim=number > 0))
 
 
 def when(seconds: float) -> str:
