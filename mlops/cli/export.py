@@ -48,4 +48,4 @@ def command(ctx: click.Context, /, *, which: str, form: str, file: Path | None, 
         return
     if form == "parquet" and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text for a terminal. Name a file with --file, or redirect the output.")
-    export(record, click.get_binary_stream("stdout"), form)
+    export(record, sys.stdout.buffer, form)

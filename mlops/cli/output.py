@@ -22,6 +22,7 @@ from mlops.errors import MissingExtraError
 __all__ = [
     "COLOURS",
     "duration",
+    "hanging",
     "line",
     "near",
     "outcome",
@@ -67,13 +68,16 @@ def structured(content: Any, form: str) -> None:
     click.echo(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip())
 
 
-def table(columns: Mapping[str, str], rows: Sequence[Mapping[str, str]], *, right: Sequence[str] = ()) -> None:
+def table(
+    columns: Mapping[str, str], rows: Sequence[Mapping[str, str]], *, right: Sequence[str] = (), indent: int = 0
+) -> None:
     """Write rows beneath their headings; on a terminal the last column is cut to its width.
 
     Args:
         columns: the heading of each key.
         rows: the text of each key; it may be styled.
         right: keys whose text stands at the right edge of its column.
+        indent: columns left free on the left.
     """
     lines = [{key: click.style(heading, dim=True) for key, heading in columns.items()}, *rows]
     widths = {key: max(len(click.unstyle(row.get(key, ""))) for row in lines) for key in columns}
@@ -85,11 +89,11 @@ def table(columns: Mapping[str, str], rows: Sequence[Mapping[str, str]], *, righ
             text = row.get(key, "")
             room = " " * (widths[key] - len(click.unstyle(text)))
             if key == last and key not in right:
-                taken = sum(widths[other] + len(_GAP) for other in columns if other != last)
+                taken = indent + sum(widths[other] + len(_GAP) for other in columns if other != last)
                 cells.append(_cut(text, limit - taken) if limit else text)
             else:
                 cells.append(room + text if key in right else text + room)
-        click.echo(_GAP.join(cells).rstrip())
+        click.echo(f"{'':{indent}}{_GAP.join(cells).rstrip()}")
 
 
 def line(label: str, text: str, *, room: int = 10) -> None:
@@ -133,6 +137,15 @@ def written(target: Path) -> Iterator[Path]:
         draft = Path(folder) / "draft"
         yield draft
         click.echo(draft.read_bytes(), nl=False)
+
+
+def hanging(head: str, text: str, **style: Any) -> None:
+    """Write text behind a head; what does not fit into the line stands below its beginning."""
+    room = len(click.unstyle(head))
+    limit = width()
+    parts = textwrap.wrap(text, max(limit - room, _NARROW), break_on_hyphens=False) if limit else [text]
+    for number, part in enumerate(parts):
+        click.echo(f"{head if number == 0 else ' ' * room}{click.style(part, **style)}")
 
 
 def told(text: str) -> None:
