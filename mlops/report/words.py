@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
@@ -22,19 +22,29 @@ __all__ = [
     "utc",
 ]
 
-_UNSEEN: Final = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\uffff\ud800-\udfff]"
-)
-"""Characters that hide, reorder or break the text around them, and what XML does not take."""
-
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _DAY: Final = 86400
 
 
 def clean(text: object) -> str:
-    r"""A text of the user's own with every unseen character shown as its code, such as ``\u202e``."""
-    return _UNSEEN.sub(lambda found: rf"\u{ord(found.group()):04x}", str(text))
+    r"""A text of the user's own with every character that cannot be seen shown as its code, such as ``\u202e``.
+
+    These are characters that hide, reorder or break the text around them, and what XML does not take.
+    """
+    plain = str(text)
+    if plain.isprintable():
+        return plain
+    return "".join(character if _is_seen(character) else _code(character) for character in plain)
+
+
+def _is_seen(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Zs"
+
+
+def _code(character: str) -> str:
+    number = ord(character)
+    return f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"  # noqa: PLR2004 - Python's own notation
 
 
 def shorten(text: object, most: int) -> str:

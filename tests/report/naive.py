@@ -16,6 +16,7 @@ class Row:
     """One epoch as it should be."""
 
     process: int
+    place: int
     number: int
     step: int
     end: float
@@ -50,7 +51,7 @@ def _rows_of(process: int, points: Sequence[P]) -> list[Row]:
         number = int(point.value)
         end = BEGAN + point.time
         step = number if point.step is None else point.step
-        rows.append(Row(process, number, step, end, since, rows[-1].end if rows else None))
+        rows.append(Row(process, len(rows), number, step, end, since, rows[-1].end if rows else None))
         since = []
     return rows
 
@@ -134,8 +135,7 @@ def _value(row: Row, points: Sequence[P], name: str) -> float | None:
 
 def _is_last_of_its_step(row: Row, points: Sequence[P]) -> bool:
     """Of several epochs of one process with one step, the last one has what was logged elsewhere under that step."""
-    same = [other for other in _rows_of(row.process, points) if other.step == row.step]
-    return same[-1].end == row.end and same[-1].number == row.number and len(same[-1].points) == len(row.points)
+    return row.place == max(other.place for other in _rows_of(row.process, points) if other.step == row.step)
 
 
 def _rate(row: Row, seconds: float | None) -> float | None:

@@ -50,10 +50,22 @@ def processes(draw: st.DrawFn) -> list[list[P]]:
     return written
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(processes())
 def test_every_number_is_the_one_that_a_plain_loop_finds(written: list[list[P]]) -> None:
     """Whatever was logged, in whatever order, the vectorised table equals the naive one."""
+    _compare(written)
+
+
+@pytest.mark.slow
+@settings(max_examples=1500, deadline=None)
+@given(processes())
+def test_every_number_is_the_one_that_a_plain_loop_finds_in_many_runs(written: list[list[P]]) -> None:
+    """The same, at length."""
+    _compare(written)
+
+
+def _compare(written: list[list[P]]) -> None:
     with TemporaryDirectory() as folder:
         run = Written(Path(folder))
         for points in written:
