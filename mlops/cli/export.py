@@ -35,7 +35,7 @@ _COLUMNS: Final = (
 @runs_dir_option
 @click.pass_context
 def command(ctx: click.Context, /, *, which: str, form: str, file: Path | None, runs_dir: Path | None) -> None:
-    """Give every point of a run, a row a point, as it was recorded."""
+    """Give every point of a run, a row a point, as CSV or Parquet."""
     from mlops.report import read
     from mlops.report.export import export
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import io
 import logging
 import os
 import signal
@@ -22,12 +23,12 @@ __all__ = ["COMMANDS", "Manual", "cli", "main"]
 
 COMMANDS: Final = {
     "doctor": "Say what is found here: GPUs, meters, sinks, versions, settings and where each came from.",
-    "run": "Run any command with the devices monitored around it.",
+    "run": "Run any command with the devices monitored around it; an mlops.Run inside joins.",
     "notebook": "Run a notebook, monitored, and judge honestly how it went.",
-    "runs": "List the runs.",
-    "report": "Make the page, the picture or the tables of one run or several.",
-    "export": "Give every point of a run as CSV or Parquet.",
-    "completion": "Print what teaches bash, zsh or fish to complete these commands.",
+    "runs": "List the runs, the newest last.",
+    "report": "Make the page, the picture or the tables of one run, or of several side by side.",
+    "export": "Give every point of a run, a row a point, as CSV or Parquet.",
+    "completion": "Print what teaches a shell to complete mlops, its options and the runs.",
 }
 """The commands in an order of use, each with its first sentence; the module of each bears its name."""
 
@@ -69,6 +70,8 @@ _EXIT_CODES: Final = (
     ("130, 143", "interrupted by Ctrl-C, by SIGTERM"),
     ("other", _OTHER),
 )
+
+_CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 _debug = False
 
@@ -123,6 +126,16 @@ class Manual(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Nothing: :meth:`format_help` has said them already."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """The command's doing; whoever read it has gone, as ``| head`` does, is not its failure."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _hush()
+            ctx.exit(128 + signal.SIGPIPE)
+        return result
+
     def main(
         self,
         args: Sequence[str] | None = None,
@@ -141,7 +154,7 @@ class Manual(click.Group):
         sys.exit(_guarded(call))
 
 
-@click.command(cls=Manual, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Manual, invoke_without_command=True, context_settings=_CONTEXT)
 @click.version_option(mlops.__version__, "-V", "--version", message="mlops %(version)s")
 @click.option("--debug", is_flag=True, envvar="MLOPS_DEBUG", help="Show the traceback of an error, and what is logged.")
 @click.pass_context
@@ -152,6 +165,9 @@ def cli(ctx: click.Context, debug: bool) -> None:
     if os.environ.get("NO_COLOR"):
         ctx.color = False
     _log_to_stderr()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no ✓ shows a question mark, not a traceback
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
@@ -166,9 +182,6 @@ def _guarded(call: Callable[[], object]) -> int:
     """What to exit with, once what went wrong has been said on stderr."""
     try:
         status = call()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return _hush()
     except (KeyboardInterrupt, click.Abort):
         return _say("Interrupted", "", 128 + signal.SIGINT)
     except Exception as error:  # noqa: BLE001 - whatever it is, it ends here and in words
@@ -200,11 +213,10 @@ def _say(what: str, remedy: str, code: int) -> int:
     return code
 
 
-def _hush() -> int:
-    """Whoever read us has gone, as ``| head`` does: end as a program does that SIGPIPE ends, without a word."""
+def _hush() -> None:
+    """Let what is still buffered for a closed pipe go nowhere, so that the interpreter does not complain of it."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 128 + signal.SIGPIPE
 
 
 class _ToStderr(logging.Handler):
@@ -221,5 +233,5 @@ def _log_to_stderr() -> None:
     logger = logging.getLogger("mlops")
     if not any(isinstance(handler, _ToStderr) for handler in logger.handlers):
         logger.addHandler(_ToStderr())
-    logger.setLevel(logging.DEBUG if _debug else logging.WARNING)
-    logger.propagate = False
+    if _debug:
+        logger.setLevel(logging.DEBUG)

@@ -43,7 +43,7 @@ def command(
     runs_dir: Path | None,
     words: tuple[str, ...],
 ) -> None:
-    """Run any command with the devices monitored around it; an mlops.Run inside it joins.
+    """Run any command with the devices monitored around it; an mlops.Run inside joins.
 
     The command's standard input, output and errors are its own; one line on stderr says at the end where the run
     is. Signals sent to mlops are passed on to the command. mlops exits as the command did: with its status, with
