@@ -290,7 +290,6 @@ class StatsdSink(Sink):
                     continue
                 self._gauge.send(name, value, window.dimensions)
             window.reset()
-            window.due = float("inf")  # until this one's fate is known
         self._delivery.begin()
 
     def _done(self, summary: Summary) -> None:

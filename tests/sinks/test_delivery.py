@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import socket
 import threading
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 
 from mlops.sinks import _delivery
 from mlops.sinks._address import Address, Lookup
+from mlops.sinks._wire import PackingConnection
 from mlops.sinks.statsd import StatsdSink
-from tests.sinks.helpers import Clock, Offer, Table
-from tests.testbed.datagrams import Listener, closed_port
+from tests.sinks.helpers import Clock, Nowhere, Offer, Table
+from tests.testbed.datagrams import Listener, closed_port, parse
 
 Wait = Callable[[Callable[[], object]], None]
 LOSS_AND_RATE = (("train.loss", 1.0), ("train.lr", 0.1))
@@ -156,6 +158,52 @@ def test_sent_and_dropped_add_up_whatever_happens(steps: list[tuple[bool, int, f
     assert sink.sent + sink.dropped == offer.count
 
 
+def test_what_was_refused_is_sent_again_in_order(monkeypatch: pytest.MonkeyPatch, wait_until: Wait) -> None:
+    """All that were on their way when another machine's refusal came go back to the head of the queue as they were."""
+    monkeypatch.setattr(Address, "is_local", property(lambda _: False))
+    answers = itertools.chain([False] * 4, [True], itertools.repeat(False))  # asked at the start and after each
+    monkeypatch.setattr(PackingConnection, "was_refused", lambda *_: next(answers))
+    with Listener() as listener:
+        sink = StatsdSink("127.0.0.1", listener.port, interval=60)
+        offer = Offer(sink)
+        offer.write(*((f"layer.{number:03}.norm", 1.0) for number in range(60)))
+        wait_until(offer.until(lambda: sink.sent == 60))
+        datagrams = listener.datagrams()
+        sink.close(10)
+    first, again = datagrams[:4], datagrams[4:]
+    assert again[:4] == first
+    names = [line.name for datagram in again for line in parse(datagram) if line.name.endswith("norm")]
+    assert names == [f"layer.{number:03}.norm" for number in range(60)]
+
+
+def test_an_absent_agent_is_not_tried_at_every_call(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    """Trying again takes its time, however often there is news."""
+    monkeypatch.setattr(_delivery, "_RETRY_SECONDS", 1.0)
+    tries = itertools.count()
+    _with_sends(monkeypatch, (None for _ in tries))
+    clock = Clock()
+    sink = StatsdSink("127.0.0.1", port, interval=60, clock=clock)
+    offer = Offer(sink)
+    for _ in range(5):
+        offer.write(("train.loss", 1.0))
+    clock.now += 1
+    for _ in range(5):
+        offer.write(("train.loss", 1.0))
+    sink.close(0)
+    assert next(tries) == 2
+
+
+def test_a_refusal_that_comes_late_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a run waits for it for a moment, where the agent is on another machine."""
+    monkeypatch.setattr(Address, "is_local", property(lambda _: False))
+    monkeypatch.setattr(PackingConnection, "was_refused", lambda _, patience=0.0: patience > 0)
+    with Listener() as listener:
+        sink = StatsdSink("127.0.0.1", listener.port)
+        sink.write(Table().points(("train.loss", 1.0)))
+        sink.close(10)
+    assert (sink.sent, sink.dropped) == (0, 1)
+
+
 def _with_sends(monkeypatch: pytest.MonkeyPatch, outcomes: Iterator[OSError | None]) -> None:
     class Full(socket.socket):
         def send(self, *arguments: object) -> int:
@@ -223,7 +271,10 @@ def test_datagrams_are_paced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_call_does_not_send_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large batch goes out over several calls, so that the end of a run never waits for one of them."""
+    """A large batch goes out over several calls, so that the end of a run never waits for one of them.
+
+    As long as it goes on, it is not given up, even if it takes longer than an interval.
+    """
     clock, table = Clock(), Table()
 
     def pause(seconds: float) -> None:
@@ -231,14 +282,14 @@ def test_one_call_does_not_send_for_long(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(_delivery, "time", SimpleNamespace(sleep=pause))
     with Listener() as listener:
-        sink = StatsdSink("127.0.0.1", listener.port, bytes_per_second=50_000, clock=clock)
+        sink = StatsdSink("127.0.0.1", listener.port, bytes_per_second=50_000, interval=0.3, clock=clock)
         began = clock.now
         sink.write(table.points(*((f"layer.{number}.norm", float(number)) for number in range(200))))
         assert 0.25 <= clock.now - began < 0.3
         assert 0 < sink.sent < 200
         for _ in range(10):
             sink.write(table.points())
-        assert sink.sent == 200
+        assert (sink.sent, sink.dropped) == (200, 0)
         assert len(listener.wait_for_lines(1000)) == 1000
         sink.close(10)
 
@@ -251,6 +302,7 @@ class Names:
 
     def __init__(self, host: str | None, port: int) -> None:
         self.host = host
+        self.others: list[str] = []
         self.port = port
         self.go_on = threading.Event()
         self.go_on.set()
@@ -260,7 +312,7 @@ class Names:
         self.go_on.wait()
         if self.host is None:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", (self.host, self.port))]
+        return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", (one, self.port)) for one in (self.host, *self.others)]
 
 
 def test_a_name_that_appears_late_gets_everything(caplog: pytest.LogCaptureFixture, wait_until: Wait) -> None:
@@ -296,6 +348,35 @@ def test_a_name_that_moves_is_followed(wait_until: Wait) -> None:
         wait_until(offer.until(new.lines, ("train.loss", 2.0)))
         sink.close(10)
     assert sink.dropped == 0
+
+
+def test_of_several_addresses_one_that_answers_is_found(wait_until: Wait) -> None:
+    """A name that stands for several hosts leads to one where somebody listens."""
+    with Listener("127.0.0.2") as listener:
+        names = Names("127.0.0.1", listener.port)
+        names.others = ["127.0.0.2"]
+        sink = StatsdSink("agent", lookup=Lookup("agent", 8125, ask=names), interval=60)
+        offer = Offer(sink)
+        offer.write(("train.loss", 1.0))
+        wait_until(offer.until(lambda: sink.sent == 1))
+        assert len(listener.wait_for_lines(5)) == 5
+        sink.close(10)
+
+
+def test_the_end_waits_a_second_at_most_for_a_name() -> None:
+    """However long closing may take, a dead resolver is not worth more."""
+    waited: list[float] = []
+
+    class Slow(Nowhere):
+        def address(self, patience: float) -> None:
+            waited.append(patience)
+
+    sink = StatsdSink("agent", lookup=Slow())
+    sink.write(Table().points(("train.loss", 1.0)))
+    sink.close(600)
+    assert len(waited) == 2
+    assert max(waited) <= 1.0
+    assert sink.dropped == 1
 
 
 def test_a_resolver_that_hangs_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> None:

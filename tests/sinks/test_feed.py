@@ -100,6 +100,22 @@ def test_a_slow_sink_lags_and_loses_nothing(recorder: Recorder, wait_until: Wait
     assert len(sink.points) == 1000
 
 
+def test_what_came_while_the_sink_was_busy_at_the_end_is_not_forgotten(recorder: Recorder, wait_until: Wait) -> None:
+    """The file is read once more after the end was announced."""
+    ending = threading.Event()
+    sink = Odd(lambda _: ending.wait())
+    feed = Feed(sink, recorder.path, RUN, "busy")
+    wait_until(lambda: sink.calls == 1)
+    recorder.log({"a": 1.0})
+    recorder.close()
+    closing = threading.Thread(target=feed.close, args=(10,))
+    closing.start()
+    wait_until(feed._ending.is_set)
+    ending.set()
+    closing.join()
+    assert len(sink.points) == 1
+
+
 def test_a_sink_that_raises_is_warned_of_once_and_its_points_are_counted(
     recorder: Recorder, wait_until: Wait, caplog: pytest.LogCaptureFixture
 ) -> None:

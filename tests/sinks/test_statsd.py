@@ -120,6 +120,17 @@ def test_a_summary_is_the_same_however_its_points_came(chunks: list[list[tuple[s
         assert found[f"{name}.mean"] == pytest.approx(exact, rel=1e-12, abs=scale * 1e-14)
 
 
+@pytest.mark.parametrize("value", [0.1, 1e-3, -7.3, 1.7976931348623157e308, 5e-324])
+def test_the_mean_of_equal_values_is_that_value(value: float) -> None:
+    """A learning rate that does not change has a mean that does not differ in its last digit."""
+    sink = StatsdSink("nowhere.invalid", lookup=Nowhere())
+    table = Table()
+    for count in range(1, 30):
+        sink._sum_up(table.points(*[("train.lr", value)] * count))
+        (window,) = sink._windows.values()
+        assert window.mean == value
+
+
 def test_the_rank_tells_the_processes_of_one_training_apart() -> None:
     """It is a dimension where there is one; the run's id and the host never are."""
     sink = StatsdSink("nowhere.invalid", lookup=Nowhere())

@@ -123,6 +123,8 @@ def test_what_was_taken_is_not_refused() -> None:
     with Listener() as listener:
         connection = PackingConnection(1432)
         assert connection.lead_to(_local(listener.port))
+        assert connection.socket is not None
+        assert connection.socket.gettimeout() == 0  # it never blocks
         assert connection.send(b"a:1|g|#{'run': 'x'}") is Fate.SENT
         assert not connection.was_refused()
         assert listener.wait_for_lines(1)[0].name == "a"
