@@ -19,6 +19,9 @@ __all__ = ["RunChoice", "Session"]
 _told: Final[weakref.WeakKeyDictionary[Run, dict[str, Any]]] = weakref.WeakKeyDictionary()
 """What callbacks found out about the trainings within a run, as against what its user said."""
 
+_own: Final[weakref.WeakSet[Run]] = weakref.WeakSet()
+"""Runs that a callback opened for one training; another training meanwhile is none of theirs."""
+
 
 class Session:
     """One training within a run.
@@ -113,9 +116,10 @@ class RunChoice:
             MlopsError: the run cannot be opened, or has ended.
         """
         run = self._run or current_run()
-        if run is None:
-            own = Run(**self._options, parameters={**found, **self._parameters})
-            return Session(own, own=True)
+        if run is None or (run in _own and run is not self._run):
+            run = Run(**self._options, parameters={**found, **self._parameters})
+            _own.add(run)
+            return Session(run, own=True)
         if not run.is_open:
             raise RunError(f"{run!r} was given to the callback and has ended", remedy="Give it one that is open.")
         told = _told.setdefault(run, {})

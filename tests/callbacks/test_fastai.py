@@ -293,6 +293,18 @@ def test_one_callback_in_two_learners(runs_dir: Path) -> None:
     assert len(runs_of(runs_dir)) == 3
 
 
+def test_a_training_within_a_training(runs_dir: Path) -> None:
+    """Another learner that is trained meanwhile has a run of its own; a user's run takes in both."""
+    inner = learner(quiet(runs_dir, name="inner"))
+    outer = learner([quiet(runs_dir, name="outer"), At("after_train", lambda _: inner.fit(1))])
+    outer.fit(2)
+    assert len(runs_of(runs_dir)) == 1 + 2
+    assert len(values(recorded(outer.monasca), "train.loss")) == 2 * BATCHES
+    with mlops.Run("both", devices=[], runs_dir=runs_dir) as run:
+        outer.fit(1)
+    assert recorded(inner.monasca).info.name == recorded(outer.monasca).info.name == run.name
+
+
 def test_an_exported_learner_comes_back_with_it(runs_dir: Path, tmp_path: Path) -> None:
     """learn.export() works before and after a fit, also for one within a run, and what is loaded is monitored."""
     with mlops.Run("outer", devices=[], runs_dir=runs_dir) as run:
