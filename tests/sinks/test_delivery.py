@@ -161,7 +161,7 @@ def test_sent_and_dropped_add_up_whatever_happens(steps: list[tuple[bool, int, f
 def test_what_was_refused_is_sent_again_in_order(monkeypatch: pytest.MonkeyPatch, wait_until: Wait) -> None:
     """All that were on their way when another machine's refusal came go back to the head of the queue as they were."""
     monkeypatch.setattr(Address, "is_local", property(lambda _: False))
-    answers = itertools.chain([False] * 4, [True], itertools.repeat(False))  # asked at the start and after each
+    answers = itertools.chain([False] * 4, [True], itertools.cycle([False]))  # asked at the start and after each
     monkeypatch.setattr(PackingConnection, "was_refused", lambda *_: next(answers))
     with Listener() as listener:
         sink = StatsdSink("127.0.0.1", listener.port, interval=60)
