@@ -193,7 +193,8 @@ class StatsdSink(Sink):
                 f"{self.where}: {self.dropped - dropped} points could not be sent within the {timeout:.1f} s that were "
                 "left when the run ended; they are in the store. Raise MLOPS_CLOSE_SECONDS.",
             )
-        _log.info("%s: %d points were sent, as summaries; %d were dropped.", self.where, self.sent, self.dropped)
+        if self.sent or self.dropped:
+            _log.info("%s: %d points were sent, as summaries; %d were dropped.", self.where, self.sent, self.dropped)
 
     # -- points to summaries ----------------------------------------------------------------------
 
