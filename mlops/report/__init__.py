@@ -14,11 +14,11 @@ them (the extras ``report`` and ``parquet``) do.
 """
 
 from mlops.report.energy import Energy, MeterEnergy, Reached, energy_to_reach, energy_used
-from mlops.report.export import export
 from mlops.report.figures import figure, write_png
 from mlops.report.overview import Best, Summary, summary
 from mlops.report.page import write_page
 from mlops.report.reading import read
+from mlops.report.rows import export
 from mlops.report.tables import Epoch, Epochs, epochs
 from mlops.report.terminal import render_table
 

@@ -34,7 +34,8 @@ NARROW: Final = Layout(width=340, heights=(160, 120, 100), buckets=280)
 
 _LEFT: Final = 44.0
 _RIGHT: Final = 12.0
-_ROW: Final = 15.0
+_TITLE: Final = 21.0
+_ROW: Final = 13.8
 _BOTTOM: Final = 34.0
 _GAP: Final = 12.0
 _ENTRY: Final = 40.0
@@ -126,7 +127,7 @@ def sheet(panels: Sequence[Panel], layout: Layout, *, head: Sequence[str] = ()) 
     heads = [_key_rows(panel, layout) for panel in panels]
     top = 18.0 + 16.0 * len(head) + (10.0 if head else 0.0) if head else 4.0
     height = top + sum(
-        rows * _ROW + 6 + panel.height + (_BOTTOM if last else _GAP)
+        _TITLE + (rows - 1) * _ROW + panel.height + (_BOTTOM if last else _GAP)
         for panel, last, rows in zip(panels, ends, heads, strict=True)
     )
     height += 6.0
@@ -135,15 +136,29 @@ def sheet(panels: Sequence[Panel], layout: Layout, *, head: Sequence[str] = ()) 
         size = {"fontsize": 12, "fontweight": "bold", "color": INK} if place == 0 else {"color": MUTED}
         drawn.text(8 / layout.width, 1 - (22 + 17 * place) / height, text, va="baseline", **size)
     width = layout.width - _LEFT - _RIGHT
+    spans = {
+        label: _span([panel for panel in panels if panel.x_label == label]) for label in {p.x_label for p in panels}
+    }
     shared: Axes | None = None
     for panel, last, rows in zip(panels, ends, heads, strict=True):
-        top += rows * _ROW + 6
+        top += _TITLE + (rows - 1) * _ROW
         box = (_LEFT / layout.width, 1 - (top + panel.height) / height, width / layout.width, panel.height / height)
         axes = drawn.add_axes(box, sharex=shared)
         shared = None if last else shared or axes
         _draw(axes, panel, layout, rows, labelled=last)
+        axes.set_xlim(spans[panel.x_label])
         top += panel.height + (_BOTTOM if last else _GAP)
     return drawn
+
+
+def _span(panels: Sequence[Panel]) -> tuple[float, float]:
+    """The limits of the horizontal axis that panels share: from 0 to the last point of any, and a little more."""
+    lines = [drawn.line for panel in panels for drawn in panel.drawn if len(drawn.line)]
+    places = [0.0, *(float(line.time[end]) for line in lines for end in (0, -1))]
+    places += [cross for panel in panels for cross in panel.crosses]
+    low, high = min(places), max(places)
+    room = 0.012 * ((high - low) or 1.0)
+    return low - room, high + room
 
 
 def _draw(axes: Axes, panel: Panel, layout: Layout, rows: int, *, labelled: bool) -> None:
@@ -155,8 +170,6 @@ def _draw(axes: Axes, panel: Panel, layout: Layout, rows: int, *, labelled: bool
         label = _KEYED if place == 0 else "_"
         axes.plot([cross], [0.04], "x", color=INK, transform=axes.get_xaxis_transform(), label=label, clip_on=False)
     _scale(axes, panel)
-    if panel.drawn:
-        axes.set_xlim(left=min(0.0, *(float(drawn.line.time[0]) for drawn in panel.drawn)))
     axes.xaxis.set_major_locator(MaxNLocator(4 if layout.width < 500 else 8, steps=_STEPS))  # noqa: PLR2004 - a phone's width
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
     axes.tick_params(axis="x", labelbottom=labelled)
@@ -179,7 +192,7 @@ def _scale(axes: Axes, panel: Panel) -> None:
     """The vertical axis: its scale, limits, ticks and their labels."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-    axes.margins(x=0.012, y=0.08)
+    axes.margins(y=0.08)
     formatter = FuncFormatter(lambda value, _: _percent(value) if panel.percent else _tick(value))
     if panel.log:
         axes.set_yscale("log")
@@ -275,7 +288,7 @@ def _title(axes: Axes, panel: Panel, layout: Layout, rows: int) -> None:
 def _note(axes: Axes, note: tuple[float, float, str]) -> None:
     """A ring about the point, and its text in the corner that a course towards it leaves free."""
     x, y, text = note
-    axes.plot([x], [y], "o", markersize=9, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.2)
+    axes.plot([x], [y], "o", markersize=9, markerfacecolor="none", markeredgecolor=INK, clip_on=False)
     _, height = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))
     low = height > 0.5  # noqa: PLR2004 - the middle
     axes.text(0.99, 0.05 if low else 0.95, text, transform=axes.transAxes, ha="right", va="bottom" if low else "top")

@@ -23,7 +23,8 @@ _SMOOTH: Final = 200
 """Spans over which a training loss of many batches is averaged where no smoothed one was logged."""
 
 _MARKED: Final = 40
-"""Up to so many values are marked one by one."""
+_MARKED_IN_ALL: Final = 200
+"""So many values of a line are marked at most, and so many of a panel."""
 
 _METERS: Final = 4
 """Up to so many GPUs have a line each; of more the sum is drawn."""
@@ -158,7 +159,7 @@ def energy_panels(subjects: Sequence[Subject], layout: Layout) -> tuple[list[Pan
     for subject, course in metered:
         known = np.isfinite(course.joules)
         line = Line(course.joules[known] / factor, course.value[known])
-        style = _marked(subjects.index(subject), len(line))
+        style = _marked(subjects.index(subject), len(line), len(subjects))
         panel.drawn.append(Drawn(subject.label, line, style, keyed=len(subjects) > 1))
     if len(metered) == 1:
         panel.note = _best_note(metered[0][1], factor)
@@ -244,7 +245,7 @@ def _losses(subjects: Sequence[Subject], axis: _Axis, layout: Layout) -> Panel |
             line = bucket_means(subject.view.line_named("train.loss").finite(), _SMOOTH)
         if len(line):
             reduced = axis.reduced(subject, line)
-            style = _marked(place, len(reduced)) if validated else _plain(place)
+            style = _marked(place, len(reduced), len(subjects)) if validated else _plain(place)
             panel.drawn.append(Drawn(subject.label, reduced, style))
     return _scaled(panel) if panel.drawn else None
 
@@ -259,7 +260,7 @@ def _metrics(subjects: Sequence[Subject], axis: _Axis, layout: Layout) -> Panel 
         if len(line):
             panel.share = panel.share and _is_share(line)
             reduced = axis.reduced(subject, line)
-            panel.drawn.append(Drawn(subject.label, reduced, _marked(place, len(reduced))))
+            panel.drawn.append(Drawn(subject.label, reduced, _marked(place, len(reduced), len(subjects))))
     return _as_shares(panel, metric) if panel.drawn else None
 
 
@@ -387,9 +388,9 @@ def _plain(place: int) -> dict[str, Any]:
     return {"color": style.hue, "linestyle": style.dash}
 
 
-def _marked(place: int, points: int) -> dict[str, Any]:
+def _marked(place: int, points: int, runs: int = 1) -> dict[str, Any]:
     style = line_style(place)
-    every = max(1, math.ceil(points / _MARKED))
+    every = max(1, math.ceil(points / max(4, min(_MARKED, _MARKED_IN_ALL // runs))))
     return {**_plain(place), "marker": style.marker, "markevery": every}
 
 

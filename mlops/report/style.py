@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["DARK", "FAINT", "GRID", "INK", "LINES", "MUTED", "SURFACE", "VARIABLES", "LineStyle", "line_style", "rc"]
+__all__ = ["DARK", "FAINT", "GRID", "INK", "MUTED", "SURFACE", "VARIABLES", "LineStyle", "line_style", "rc"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,6 @@ FAINT: Final = "#a9c3dd"
 _HUES: Final = ("#0b5fa5", "#b34700", "#00735a", "#98407f", "#7a5c00", "#4a5261")
 _DASHES: Final = ("solid", (0, (5, 1.6)), (0, (1.2, 1.3)), (0, (6, 1.5, 1.2, 1.5)), (0, (9, 2.5)))
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
-
-LINES: Final = tuple(LineStyle(hue, _DASHES[place % len(_DASHES)], _MARKERS[place]) for place, hue in enumerate(_HUES))
 
 VARIABLES: Final[Mapping[str, str]] = {
     SURFACE: "--surface",
@@ -57,9 +55,12 @@ DARK: Final[Mapping[str, str]] = {
 
 
 def line_style(place: int) -> LineStyle:
-    """The style of the n-th line; from the seventh on hues come again with another dash pattern and marker."""
-    turn, at = divmod(place, len(_HUES))
-    return LineStyle(_HUES[at], _DASHES[(at + turn) % len(_DASHES)], _MARKERS[(at + turn) % len(_MARKERS)])
+    """The style of the n-th line.
+
+    Six hues, five dash patterns and seven markers come round, each at its own pace: 35 lines have
+    no two of one dash pattern and marker, and 210 none of one look.
+    """
+    return LineStyle(_HUES[place % len(_HUES)], _DASHES[place % len(_DASHES)], _MARKERS[place % len(_MARKERS)])
 
 
 def rc(salt: str) -> dict[str, Any]:

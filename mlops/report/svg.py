@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from mlops.report.style import VARIABLES
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["inline_svg"]
 
 _SVG: Final = "http://www.w3.org/2000/svg"
+_USE: Final = f"{{{_SVG}}}use"
 _LINK: Final = "{http://www.w3.org/1999/xlink}href"
 _NUMBER: Final = re.compile(r"-?\d+\.\d+")
 _FONT: Final = re.compile(r"font-family:[^;]*;?\s*")
@@ -45,25 +48,26 @@ def inline_svg(figure: Figure, *, name: str, description: str, css_class: str) -
     root.set("class", css_class)
     root.set("role", "img")
     root.set("aria-label", description)
-    used = _references(root)
+    used = {reference: f"{name}-{place}" for place, reference in enumerate(_references(root))}
     for parent in root.iter():
         for child in list(parent):
             if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
                 parent.remove(child)
     for element in root.iter():
-        _lighten(element, name, used)
+        _lighten(element, used)
     _flatten(root)
     ET.register_namespace("", _SVG)
     return ET.tostring(root, encoding="unicode").replace(f' xmlns="{_SVG}"', "", 1).strip()
 
 
-def _references(root: ET.Element) -> set[str]:
-    used = set()
+def _references(root: ET.Element) -> dict[str, None]:
+    """The ids that something refers to, in the order of the document."""
+    used: dict[str, None] = {}
     for element in root.iter():
         for value in element.attrib.values():
-            used.update(_REFERENCE.findall(value))
+            used.update(dict.fromkeys(_REFERENCE.findall(value)))
         if (link := element.get(_LINK)) is not None:
-            used.add(link.removeprefix("#"))
+            used[link.removeprefix("#")] = None
     return used
 
 
@@ -76,22 +80,38 @@ def _flatten(parent: ET.Element) -> None:
             kept.extend(child)
         elif child.tag != f"{{{_SVG}}}defs" or len(child):
             kept.append(child)
-    parent[:] = kept
+    parent[:] = _gathered(kept)
     if len(parent):
         parent.text = None
     for child in parent:
         child.tail = "\n"
 
 
-def _lighten(element: ET.Element, name: str, used: set[str]) -> None:
+def _gathered(children: list[ET.Element]) -> list[ET.Element]:
+    """Marks of one look in a row share a group, which says the look once."""
+    rows: list[ET.Element] = []
+    for style, group in itertools.groupby(children, key=lambda one: one.get("style") if one.tag == _USE else None):
+        marks = list(group)
+        if style is None or len(marks) == 1:
+            rows.extend(marks)
+            continue
+        shared = ET.Element(f"{{{_SVG}}}g", {"style": style})
+        shared.extend(marks)
+        for mark in marks:
+            del mark.attrib["style"]
+            mark.tail = "\n"
+        rows.append(shared)
+    return rows
+
+
+def _lighten(element: ET.Element, used: Mapping[str, str]) -> None:
     attributes = element.attrib
-    if attributes.get("id") in used:
-        attributes["id"] = f"{name}-{attributes['id']}"
-    else:
-        attributes.pop("id", None)
+    own = attributes.pop("id", None)
+    if own is not None and own in used:
+        attributes["id"] = used[own]
     link = attributes.pop(_LINK, None)
     if link is not None:
-        attributes["href"] = f"#{name}-{link.removeprefix('#')}"
+        attributes["href"] = f"#{used[link.removeprefix('#')]}"
     if _UNTURNED.match(attributes.get("transform", "")):
         del attributes["transform"]
     for key, value in attributes.items():
@@ -102,7 +122,7 @@ def _lighten(element: ET.Element, name: str, used: set[str]) -> None:
             if key == "d":
                 attributes[key] = _COMMAND.sub(r"\1", attributes[key]).strip()
         elif key == "clip-path":
-            attributes[key] = _REFERENCE.sub(rf"url(#{name}-\1)", value)
+            attributes[key] = _REFERENCE.sub(lambda found: f"url(#{used[found.group(1)]})", value)
 
 
 def _variable(found: re.Match[str]) -> str:

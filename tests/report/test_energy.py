@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import mlops
 from mlops import report
+from mlops.devices import Device, Meter, Reading
 from mlops.errors import ReportError
 from mlops.report.energy import lower_is_better, milestones, spent
 from mlops.report.meters import curves
 from mlops.report.tables import epochs
 from mlops.report.view import View
+from mlops.series import Series
+from tests.conftest import DEADLINE
 from tests.report.written import GPU, METERS, NO_METERS, P, Written, digits, epoch, in_order, readings
 
 
@@ -146,3 +153,50 @@ def test_pauses_between_fits_are_not_spent_training(runs_dir: Path) -> None:
     found = report.energy_to_reach(run.read(), "accuracy", 0.9)
     assert found.seconds == 20
     assert found.joules == pytest.approx(2000, rel=0.3)
+
+
+class Scripted(Device):
+    """A GPU whose counter says what a test tells it to. Made up: no GPU was near."""
+
+    joules = 0.0
+
+    def sample(self) -> list[Reading]:
+        """The counter's reading."""
+        return [Reading(Series.of("gpu.energy_joules", {"uuid": GPU, "method": "counter"}), Scripted.joules)]
+
+    def meters(self) -> list[Meter]:
+        """Itself."""
+        return [Meter("gpu", GPU, "Scripted", "counter")]
+
+    def describe(self) -> list[str]:
+        """Nothing to say."""
+        return []
+
+
+def test_a_run_meters_its_epochs_and_not_what_came_before_them(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[[Callable[[], object]], None]
+) -> None:
+    """From a device through mlops.Run to the table: loading data before the first epoch is no epoch's energy."""
+    module = types.ModuleType("scripted_device")
+    module.__dict__["Scripted"] = Scripted
+    monkeypatch.setitem(sys.modules, "scripted_device", module)
+    monkeypatch.setattr(Scripted, "joules", 0.0)
+    monkeypatch.setattr("mlops.devices.base.KINDS", {"scripted": "scripted_device:Scripted"})
+    with mlops.Run("metered", runs_dir=runs_dir, devices=["scripted"]) as run:
+        sampler = run._sampler
+        assert sampler.wait_open(DEADLINE)
+        Scripted.joules = 500.0
+        run.begin_epoch()
+        wait_until(lambda: 500.0 in sampler._lap_joules.values())
+        Scripted.joules = 530.0
+        run.end_epoch({"valid.accuracy": 0.9}, seconds=2.0)
+        wait_until(lambda: 530.0 in sampler._lap_joules.values())
+        Scripted.joules = 570.0
+        run.end_epoch({"valid.accuracy": 0.95}, seconds=2.0)
+    record = report.read(run.id, runs_dir=runs_dir)
+    assert [(row.joules, row.watts, row.method) for row in report.epochs(record).rows] == [
+        (30.0, 15.0, "gpu counter"),
+        (40.0, 20.0, "gpu counter"),
+    ]
+    assert report.energy_used(record).joules == 570.0
+    assert report.energy_to_reach(record, "accuracy", 0.95).joules == 70.0
