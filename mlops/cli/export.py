@@ -36,8 +36,7 @@ _COLUMNS: Final = (
 @click.pass_context
 def command(ctx: click.Context, /, *, which: str, form: str, file: Path | None, runs_dir: Path | None) -> None:
     """Give every point of a run, a row a point, as CSV or Parquet."""
-    from mlops.report import read
-    from mlops.report.export import export
+    from mlops.report import export, read
 
     if ctx.get_parameter_source("form") is click.core.ParameterSource.DEFAULT and file is not None:
         form = "parquet" if file.suffix.lower() in {".parquet", ".pq"} else form
