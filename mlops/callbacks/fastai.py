@@ -197,7 +197,7 @@ class MonascaCallback(core.Callback):  # type: ignore[misc] # fastai says nothin
         if state.nested:
             state.nested -= 1
             return
-        vars(self.learn).pop(_ROAD, None)
+        self._stop_listening(self.learn)
         self._end(*state.ending)
 
     def _end(self, outcome: str = "finished", reason: str = "") -> None:
@@ -236,12 +236,15 @@ class MonascaCallback(core.Callback):  # type: ignore[misc] # fastai says nothin
     def _listen(self, learn: Any) -> None:
         vars(learn)[_ROAD] = functools.partial(self._one_call, learn, vars(learn).get(_ROAD))
 
+    def _stop_listening(self, learn: Any) -> None:
+        ours = vars(learn).get(_ROAD)
+        if getattr(ours, "func", None) == self._one_call:
+            _put_back(learn, ours.args[1])
+
     def _one_call(self, learn: Any, before: Callable[..., None] | None, *args: Any, **kwargs: Any) -> None:
         """Stand in for ``Learner._with_events(f, event_type, ex, final)`` for one call, which an epoch of a fit is."""
         state = self._state
-        vars(learn).pop(_ROAD, None)
-        if before is not None:
-            vars(learn)[_ROAD] = before
+        _put_back(learn, before)
         an_epoch = "epoch" in args
         state.in_epoch, state.nested = an_epoch, 0
         try:
@@ -258,6 +261,13 @@ class MonascaCallback(core.Callback):  # type: ignore[misc] # fastai says nothin
             self._listen(learn)
         elif an_epoch:  # it was taken off the learner meanwhile
             self._end()
+
+
+def _put_back(learn: Any, before: Callable[..., None] | None) -> None:
+    """What stood in for the learner's method before, if anything did."""
+    vars(learn).pop(_ROAD, None)
+    if before is not None:
+        vars(learn)[_ROAD] = before
 
 
 def _whence(error: BaseException) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import pickle
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,6 +237,35 @@ def test_an_end_that_nobody_hears_is_made_up_for(runs_dir: Path) -> None:
     assert read_run(RunFolder(first)).info.outcome == "finished"
     assert mlops.current_run() is None
     assert left_clean(learn)
+
+
+def test_someone_else_may_stand_in_too(runs_dir: Path) -> None:
+    """Whoever has replaced the same method of the learner is called as before, and is left there."""
+    learn = learner(quiet(runs_dir))
+    calls: list[str] = []
+
+    def theirs(f: Any, event_type: str, *rest: Any) -> None:
+        calls.append(event_type)
+        Learner._with_events(learn, f, event_type, *rest)
+
+    learn._with_events = theirs
+    learn.fit(2)
+    assert learn._with_events is theirs
+    assert (calls.count("fit"), calls.count("epoch"), calls.count("train")) == (1, 2, 2)
+    learn.add_cb(At("after_batch", Raise(RuntimeError("boom"))))
+    with pytest.raises(RuntimeError):
+        learn.fit(1)
+    assert learn._with_events is theirs
+    assert ending(learn.monasca)[0] == "failed"
+
+
+def test_a_run_that_ended_is_let_go(runs_dir: Path) -> None:
+    """Its buffer of some megabytes is not kept until the next fit."""
+    seen: list[weakref.ref[mlops.Run | None]] = []
+    learn = learner([quiet(runs_dir), At("after_epoch", lambda _: seen.append(weakref.ref(mlops.current_run())))])
+    learn.fit(1)
+    gc.collect()
+    assert [reference() for reference in seen] == [None]
 
 
 @pytest.mark.parametrize("where", ["before_fit", "after_batch", "after_epoch"])
@@ -481,9 +512,11 @@ def test_cancelled_parts(runs_dir: Path, where: str, error: type[Exception], los
 
 
 def test_a_fit_that_goes_on_later(runs_dir: Path) -> None:
-    """Epochs that ``start_epoch`` skips were not trained, so they are no epochs of the run."""
+    """Epochs that ``start_epoch`` or a callback skips were not trained, so they are no epochs of the run."""
     learn = learner(quiet(runs_dir))
     learn.fit(4, start_epoch=2)
+    assert values(recorded(learn.monasca), "train.epoch") == [1, 2]
+    learn.fit(3, cbs=At("before_epoch", Raise(CancelEpochException(), 2)))
     assert values(recorded(learn.monasca), "train.epoch") == [1, 2]
 
 
@@ -500,10 +533,14 @@ def test_a_callback_that_validates_within_the_fit(runs_dir: Path, where: str, ca
             call(learn)
             learn.training = training
 
-    learn = learner([quiet(runs_dir), At(where, once, 99)], accuracy)
+    true: list[float] = []
+    keeping = At("after_validate", lambda learn: true.append(learn.recorder.loss.value.item()), 99)
+    learn = learner([quiet(runs_dir), At(where, once, 99), keeping], accuracy)
     learn.fit(3)
     record = recorded(learn.monasca)
     assert record.info.outcome == "finished"
+    assert set(values(record, "valid.loss")) <= set(true)
+    assert len(values(record, "valid.loss")) >= 2
     assert values(record, "train.epoch") == [1, 2, 3]
     assert len(runs_of(runs_dir)) == 1
     assert left_clean(learn)
