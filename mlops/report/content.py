@@ -2,72 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from mlops.report import words
+from mlops.report.cells import HEADLINES, Cell, Limits, Table, as_text
+from mlops.report.comparison import comparison
 from mlops.report.energy import MeterEnergy, Reached, lower_is_better, milestones, reach
 from mlops.report.meters import method_in_words
 from mlops.report.overview import Summary
-from mlops.report.style import line_style
-from mlops.report.subjects import Subject, common_metric, differing
+from mlops.report.subjects import Subject, common_metric
 from mlops.report.tables import Epoch, Epochs
 from mlops.report.terminal import losses
 
-__all__ = ["Limits", "document", "swatches"]
+__all__ = ["document"]
 
 _MARKS: Final = {"finished": "✓", "failed": "✗", "killed": "✗", "interrupted": "■", "cancelled": "■", "running": "…"}
-_HEADLINES: Final = {
-    "running": "Still running",
-    "finished": "Finished",
-    "failed": "Failed",
-    "interrupted": "Interrupted",
-    "cancelled": "Stopped early by itself",
-    "killed": "Ended without a word",
-}
 _JOULES_PER_WH: Final = 3600.0
 _HEAD: Final = 3
-_DIFFERENCES: Final = 3
-"""Columns for parameters that differ between runs, beside those that the runs are called by."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much of a run a page shows.
-
-    Attributes:
-        rows: epochs in a table.
-        metrics: columns of metrics in a table.
-        entries: parameters, dimensions and the like in a list.
-        letters: of one text.
-    """
-
-    rows: int
-    metrics: int
-    entries: int
-    letters: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One cell of a table: its text, what is said of it beside, such as ``best``, and what beneath."""
-
-    text: str
-    tag: str = ""
-    below: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table: its caption, heads, and rows whose first cell is a head."""
-
-    caption: str
-    heads: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    note: str = ""
 
 
 def document(subjects: Sequence[Subject], limits: Limits, targets: Sequence[float]) -> dict[str, Any]:
@@ -80,42 +33,9 @@ def document(subjects: Sequence[Subject], limits: Limits, targets: Sequence[floa
         "title": title,
         "many": many,
         "runs": runs,
-        "comparison": _comparison(subjects, limits, metric, targets) if many else None,
+        "comparison": comparison(subjects, limits, metric, targets) if many else None,
         "generator": f"mlops {_version()}",
     }
-
-
-def swatches(count: int) -> list[str]:
-    """A sample of each run's line, as in the figures."""
-    return [_swatch(place) for place in range(count)]
-
-
-def _swatch(place: int) -> str:
-    style = line_style(place)
-    dash = (
-        "" if style.dash == "solid" else f' stroke-dasharray="{" ".join(f"{1.6 * part:g}" for part in style.dash[1])}"'
-    )
-    hue = f"var(--line-{_hue_number(style.hue)})"
-    return (
-        '<svg class="swatch" viewBox="0 0 30 10" aria-hidden="true">'
-        f'<path d="M0 5H30" style="stroke: {hue}; stroke-width: 1.6; fill: none"{dash} />'
-        f'<path d="{_SHAPES[style.marker]}" style="fill: {hue}" /></svg>'
-    )
-
-
-_SHAPES: Final = {
-    "o": "M12 5a3 3 0 1 0 6 0a3 3 0 1 0 -6 0z",
-    "s": "M12 2h6v6h-6z",
-    "^": "M15 1.5L18.5 8H11.5z",
-    "D": "M15 1L19 5L15 9L11 5z",
-    "v": "M15 8.5L18.5 2H11.5z",
-    "P": "M14 1.5h2v2.5h2.5v2h-2.5v2.5h-2v-2.5h-2.5v-2h2.5z",
-    "X": "M12 2.5l1.2-1.2L15 3.2l1.8-1.9L18 2.5L16.2 5L18 7.5l-1.2 1.2L15 6.8l-1.8 1.9L12 7.5L13.8 5z",
-}
-
-
-def _hue_number(hue: str) -> int:
-    return [line_style(place).hue for place in range(6)].index(hue)
 
 
 def _version() -> str:
@@ -133,9 +53,8 @@ def _run(subject: Subject, limits: Limits, metric: str | None, targets: Sequence
         "label": subject.label,
         "name": words.shorten(facts.name or facts.id, 120),
         "id": words.shorten(facts.id, 120),
-        "outcome": _HEADLINES.get(facts.outcome, words.shorten(facts.outcome, 40)),
+        "outcome": HEADLINES.get(facts.outcome, words.shorten(facts.outcome, 40)),
         "mark": _MARKS.get(facts.outcome, "?"),
-        "well": facts.outcome in ("finished", "running", "cancelled"),
         "lead": _lead(subject),
         "reason": words.shorten(facts.reason, max(limits.letters, 200)),
         "tiles": _tiles(facts),
@@ -361,18 +280,9 @@ def _list(title: str, entries: Mapping[str, Any], limits: Limits) -> dict[str, A
     left = len(entries) - len(shown)
     return {
         "title": title,
-        "entries": [(words.shorten(key, 80), words.shorten(_as_text(value), limits.letters)) for key, value in shown],
+        "entries": [(words.shorten(key, 80), words.shorten(as_text(value), limits.letters)) for key, value in shown],
         "note": f"and {words.count(left, 'more entry', 'more entries')}" if left else "",
     }
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    try:
-        return json.dumps(value, ensure_ascii=False, default=str)
-    except (TypeError, ValueError):
-        return str(value)
 
 
 def _complete(facts: Summary) -> str:
@@ -380,70 +290,3 @@ def _complete(facts: Summary) -> str:
         return f"The record is complete: {words.count(facts.points, 'point')}, none dropped, no gap."
     missing = f", {words.count(facts.missing, 'point')} known to be missing" if facts.missing else ""
     return f"The record is not complete: {words.count(facts.points, 'point')} are there{missing}."
-
-
-# -- several runs -------------------------------------------------------------------------------
-
-
-def _comparison(subjects: Sequence[Subject], limits: Limits, metric: str | None, targets: Sequence[float]) -> Table:
-    keys = [key for key in differing(subjects) if f" {words.clean(key)}=" not in subjects[0].label]
-    shown = keys[:_DIFFERENCES]
-    wanted = _common_targets(subjects, metric, targets)
-    metric_name = words.shorten(metric, 40).replace("_", " ") if metric else ""
-    heads = [
-        "Run",
-        "Outcome",
-        *([f"Best {metric_name}"] if metric and metric != "loss" else ["Validation loss"]),
-        "Epochs",
-        "Duration",
-        "Energy",
-        "Mean power",
-        *(f"Energy to {words.metric_value(metric or '', target)}" for target in wanted),
-        *(words.shorten(key, 40) for key in shown),
-    ]
-    rows = [_comparison_row(subject, shown, metric, wanted, limits) for subject in subjects]
-    more = len(keys) - len(shown)
-    note = f"{words.count(more, 'more parameter')} {'differs' if more == 1 else 'differ'}." if more > 0 else ""
-    return Table("The runs in numbers", tuple(heads), tuple(rows), note)
-
-
-def _comparison_row(
-    subject: Subject, keys: Sequence[str], metric: str | None, targets: Sequence[float], limits: Limits
-) -> tuple[Cell, ...]:
-    facts = subject.facts
-    course = subject.spent(metric) if metric else None
-    if metric and metric != "loss":
-        value = None
-        if course is not None and len(course.value):
-            value = float(course.value.min() if lower_is_better(metric) else course.value.max())
-        result = words.metric_value(metric, value)
-    else:
-        result = words.number(facts.valid_loss)
-    cells = [
-        Cell(subject.label),
-        Cell(_HEADLINES.get(facts.outcome, words.shorten(facts.outcome, 40))),
-        Cell(result),
-        Cell(f"{facts.epochs}" if facts.epochs else "–"),
-        Cell(words.duration(facts.seconds)),
-        Cell(words.energy(facts.energy.joules) if facts.energy.joules is not None else "not metered"),
-        Cell(words.power(facts.energy.watts)),
-    ]
-    for target in targets:
-        found = reach(course, subject.view, target) if course is not None else None
-        if found is None or not found.reached:
-            cells.append(Cell("not reached"))
-        else:
-            cells.append(Cell(words.energy(found.joules) if found.joules is not None else "not metered"))
-    letters = min(60, limits.letters)
-    told = (_as_text(facts.parameters[key]) if key in facts.parameters else "–" for key in keys)
-    return (*cells, *(Cell(words.shorten(text, letters)) for text in told))
-
-
-def _common_targets(subjects: Sequence[Subject], metric: str | None, targets: Sequence[float]) -> list[float]:
-    """The targets given, else the highest round one that every run reached."""
-    given = [float(target) for target in targets if math.isfinite(target)]
-    if given or metric is None:
-        return given[:3]
-    reached = [milestones(course, 99) for subject in subjects if (course := subject.spent(metric)) is not None]
-    common = set(reached[0]).intersection(*reached[1:]) if reached else set()
-    return [max(common)] if common else []

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlops.errors import MissingExtraError, ReportError
 from mlops.record import Record
-from mlops.report import content, words
+from mlops.report import words
+from mlops.report.cells import Limits
+from mlops.report.comparison import swatches
+from mlops.report.content import document
 from mlops.report.describe import described
 from mlops.report.figures import NARROW, WIDE, quiet_style, sheet
 from mlops.report.files import replaced
@@ -41,14 +44,14 @@ class Detail:
     """
 
     points: float
-    limits: content.Limits
+    limits: Limits
 
 
 _DETAILS: Final = (
-    Detail(1.0, content.Limits(rows=200, metrics=12, entries=100, letters=400)),
-    Detail(0.5, content.Limits(rows=60, metrics=10, entries=60, letters=200)),
-    Detail(0.25, content.Limits(rows=24, metrics=6, entries=24, letters=100)),
-    Detail(0.1, content.Limits(rows=10, metrics=4, entries=10, letters=60)),
+    Detail(1.0, Limits(rows=200, metrics=12, entries=100, letters=400)),
+    Detail(0.5, Limits(rows=60, metrics=10, entries=60, letters=200)),
+    Detail(0.25, Limits(rows=24, metrics=6, entries=24, letters=100)),
+    Detail(0.1, Limits(rows=10, metrics=4, entries=10, letters=60)),
 )
 
 
@@ -103,13 +106,13 @@ def _rendered(environment: Environment, subjects: Sequence[Subject], detail: Det
     history = _figure("history", subjects, detail)
     energy = _figure("energy", subjects, detail)
     energy["missing"] = [sentence for sentence in energy["missing"] if sentence not in history["missing"]]
-    shown = content.document(subjects, detail.limits, targets)
+    shown = document(subjects, detail.limits, targets)
     return environment.get_template("page.html.j2").render(
         **shown,
         css=Markup(environment.get_template("page.css").render(light=_variables(light=True), dark=_variables())),  # noqa: S704 - our own style sheet
         history=history,
         energy_figure=energy,
-        swatches=[Markup(swatch) for swatch in content.swatches(len(subjects))],  # noqa: S704 - made of our own styles
+        swatches=[Markup(swatch) for swatch in swatches(len(subjects))],  # noqa: S704 - made of our own styles
     )
 
 
@@ -119,7 +122,6 @@ def _figure(kind: str, subjects: Sequence[Subject], detail: Detail) -> dict[str,
 
     drawings = []
     missing: list[str] = []
-    text = ""
     for name, layout in (("wide", WIDE), ("narrow", NARROW)):
         fitted = replace(layout, buckets=max(30, int(layout.buckets * detail.points)))
         panels, missing = _panels(kind, subjects, fitted)
@@ -130,7 +132,7 @@ def _figure(kind: str, subjects: Sequence[Subject], detail: Detail) -> dict[str,
             drawn = sheet(panels, fitted)
             svg = inline_svg(drawn, name=f"{kind}-{name}", description=text, css_class=name)
         drawings.append(Markup(svg))  # noqa: S704 - serialised by an XML library, which escapes
-    return {"drawings": drawings, "missing": missing, "text": text}
+    return {"drawings": drawings, "missing": missing}
 
 
 def _panels(kind: str, subjects: Sequence[Subject], layout: Layout) -> tuple[list[Panel], list[str]]:

@@ -67,7 +67,7 @@ def runs(draw: st.DrawFn) -> tuple[Columns, dict[int, Series]]:
     return columns, {number: Series.of(name, inside) for number, (name, inside) in enumerate(series)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(runs())
 def test_every_point_comes_back_from_both_formats(run: tuple[Columns, dict[int, Series]]) -> None:
     """Time, name, value, dimensions and step, bit for bit, whatever they were."""
