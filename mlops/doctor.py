@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from mlops import facts
-from mlops.errors import MlopsError, SettingsError
+from mlops.errors import MlopsError
 from mlops.settings import ABOUT, PREFIX, Settings
 
 __all__ = ["Examination", "Finding", "examine"]
@@ -114,7 +114,7 @@ def examine(given: Mapping[str, Any] | None = None, environ: Mapping[str, str] |
     findings: list[Finding] = []
     try:
         settings = Settings.load(environ=environ, **(given or {}))
-    except SettingsError as error:
+    except MlopsError as error:
         remedy = f"{error.remedy} Until then no run can be opened; below are the defaults."
         findings.append(Finding("settings", "settings", "broken", error.what, remedy.strip()))
         settings = Settings()
@@ -122,7 +122,7 @@ def examine(given: Mapping[str, Any] | None = None, environ: Mapping[str, str] |
     devices, meters = _devices(settings.devices)
     findings = [
         *devices,
-        *[_sink(url, settings) for url in settings.sinks],
+        *([_sink(url, settings) for url in settings.sinks] or [_no_sink()]),
         _runs(settings),
         *_packages(),
         *findings,
@@ -219,6 +219,16 @@ def _watts(device: Any) -> dict[str, float]:
 
 
 # -- sinks ---------------------------------------------------------------------------------------
+
+
+def _no_sink() -> Finding:
+    """Nothing is configured, which is a normal case; perhaps this node's agent only has to be named."""
+    from mlops.sinks.statsd import DEFAULT_PORT
+
+    url = f"statsd://localhost:{DEFAULT_PORT}"
+    found = _refused(socket.AF_INET, ("127.0.0.1", DEFAULT_PORT))
+    agent = f"no monasca-agent listens on this node's port {DEFAULT_PORT}" if found else f"something listens at {url}"
+    return Finding("sinks", "none", "note", f"points stay in the runs folder; {agent}", f"To send: MLOPS_SINKS={url}.")
 
 
 def _sink(url: str, settings: Settings) -> Finding:
