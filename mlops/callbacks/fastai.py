@@ -5,19 +5,13 @@
     from mlops.callbacks.fastai import MonascaCallback
     learn = Learner(dls, model, metrics=accuracy, cbs=MonascaCallback())
 
-How it learns of a fit's end: fastai tells its callbacks of a fit that ends by itself or by CancelFitException.  Of any
-other exception, and of Ctrl-C, it tells nobody, while in a notebook the interpreter lives on.  But every epoch of a fit
-goes through ``Learner._with_events``: that method of this one learner is stood in for between two epochs, and only then
-(:meth:`MonascaCallback._one_call`).  So nothing is in the way while batches are trained on, nothing is left on the
-learner afterwards, no class and no other learner is touched, and a callback that was given to ``fit`` hears it too.
-Not heard is an exception out of another callback's ``after_fit``, when all is trained: that run ends with the next fit,
-or with the interpreter.
+What it reads is told in :mod:`mlops.callbacks._fastai`, and how it learns of a fit's end in
+:mod:`mlops.callbacks._fastai_end`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import sys
@@ -36,13 +30,13 @@ try:
     from fastai.learner import Learner
 
     from mlops.callbacks._fastai import Fit, parameters_of
+    from mlops.callbacks._fastai_end import Listener
 except ModuleNotFoundError as error:
     raise MissingExtraError(error.name or "fastai", "fastai") from error
 
 __all__ = ["MonascaCallback"]
 
 _EVENTS: Final = frozenset(name for name in vars(core.event) if name.startswith(("before_", "after_")))
-_ROAD: Final = "_with_events"
 _CANCELS: Final = tuple(getattr(core, name) for name in core.__all__ if name.startswith("Cancel"))
 _log = logging.getLogger("mlops")
 
@@ -50,13 +44,13 @@ _log = logging.getLogger("mlops")
 class _State:
     """What a callback knows of the fit under way; never copied."""
 
-    def __init__(self, handlers: dict[str, Callable[[], None]]) -> None:
+    def __init__(self, handlers: dict[str, Callable[[], None]], listener: Listener) -> None:
         self.handlers = handlers
+        self.listener = listener
         self.fit: Fit | None = None
         self.session: Session | None = None
         self.ending = ("finished", "")
         self.skip = False  # this fit is not to be recorded
-        self.in_epoch = False
         self.nested = 0  # a callback called validate() or get_preds() within the fit
         self.run_dir: Path | None = None
 
@@ -119,7 +113,7 @@ class MonascaCallback(core.Callback):  # type: ignore[misc] # fastai says nothin
 
     def _init_state(self) -> None:
         """Begin without a fit; also fastcore's hook when this was unpickled or copied."""
-        self._state = _State(self._handlers())
+        self._state = _State(self._handlers(), Listener(self._epoch_is_over))
 
     def _handlers(self) -> dict[str, Callable[[], None]]:
         return {name: getattr(self, name) for name in _EVENTS if hasattr(type(self), name)}
@@ -148,7 +142,7 @@ class MonascaCallback(core.Callback):  # type: ignore[misc] # fastai says nothin
     def before_fit(self) -> None:
         """A fit begins, or something that only looks like one: nothing is opened before it trains."""
         state = self._state
-        if state.in_epoch:
+        if state.listener.in_epoch:
             state.nested += 1
             return
         self._end(*state.ending)  # of a fit whose end was not heard
@@ -157,7 +151,7 @@ class MonascaCallback(core.Callback):  # type: ignore[misc] # fastai says nothin
         state.nested, state.ending = 0, ("finished", "")
         state.skip = not {"lr_finder", "gather_preds"}.isdisjoint(vars(self.learn)) or self._stands_back()
         if not state.skip:
-            self._listen(self.learn)
+            state.listener.listen(self.learn)
 
     def before_train(self) -> None:
         """The training part of an epoch begins; with the first one, the run."""
@@ -197,7 +191,7 @@ class MonascaCallback(core.Callback):  # type: ignore[misc] # fastai says nothin
         if state.nested:
             state.nested -= 1
             return
-        self._stop_listening(self.learn)
+        state.listener.stop(self.learn)
         self._end(*state.ending)
 
     def _end(self, outcome: str = "finished", reason: str = "") -> None:
@@ -233,41 +227,19 @@ class MonascaCallback(core.Callback):  # type: ignore[misc] # fastai says nothin
         _log.warning("This learner has more than one %s; the one that was added last records.", type(self).__name__)
         return True
 
-    def _listen(self, learn: Any) -> None:
-        vars(learn)[_ROAD] = functools.partial(self._one_call, learn, vars(learn).get(_ROAD))
-
-    def _stop_listening(self, learn: Any) -> None:
-        ours = vars(learn).get(_ROAD)
-        if getattr(ours, "func", None) == self._one_call:
-            _put_back(learn, ours.args[1])
-
-    def _one_call(self, learn: Any, before: Callable[..., None] | None, *args: Any, **kwargs: Any) -> None:
-        """Stand in for ``Learner._with_events(f, event_type, ex, final)`` for one call, which an epoch of a fit is."""
+    def _epoch_is_over(self, learn: Any, error: BaseException | None) -> bool:
+        """Whether the fit goes on; every other end than its own is met here."""
         state = self._state
-        _put_back(learn, before)
-        an_epoch = "epoch" in args
-        state.in_epoch, state.nested = an_epoch, 0
-        try:
-            getattr(learn, _ROAD)(*args, **kwargs)
-        except core.CancelFitException as error:
+        state.nested = 0
+        if isinstance(error, core.CancelFitException):  # after_fit will follow
             state.ending = ("cancelled", _whence(error))
-            raise
-        except BaseException as error:
+        elif error is not None:
             self._end(*outcome_of(error))
-            raise
-        finally:
-            state.in_epoch = False
-        if an_epoch and self in learn.cbs:
-            self._listen(learn)
-        elif an_epoch:  # it was taken off the learner meanwhile
+        elif self not in learn.cbs:  # it was taken off the learner meanwhile
             self._end()
-
-
-def _put_back(learn: Any, before: Callable[..., None] | None) -> None:
-    """What stood in for the learner's method before, if anything did."""
-    vars(learn).pop(_ROAD, None)
-    if before is not None:
-        vars(learn)[_ROAD] = before
+        else:
+            return True
+        return False
 
 
 def _whence(error: BaseException) -> str:

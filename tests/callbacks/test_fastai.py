@@ -239,6 +239,32 @@ def test_an_end_that_nobody_hears_is_made_up_for(runs_dir: Path) -> None:
     assert left_clean(learn)
 
 
+def test_an_exception_is_not_kept(runs_dir: Path) -> None:
+    """Once it is dealt with it is gone, with its frames and whatever they hold on the GPU, without the collector."""
+
+    class OutOfMemoryError(RuntimeError):
+        """What can be seen to go."""
+
+    def fail(*_: object) -> torch.Tensor:
+        raise OutOfMemoryError("out of memory")
+
+    def gone(*cbs: Any) -> bool:
+        learn = learner(list(cbs))
+        learn.loss_func = fail
+        try:
+            learn.fit(1)
+        except OutOfMemoryError as error:
+            kept = weakref.ref(error)
+        return kept() is None
+
+    gc.disable()
+    try:
+        assert gone()
+        assert gone(quiet(runs_dir))
+    finally:
+        gc.enable()
+
+
 def test_someone_else_may_stand_in_too(runs_dir: Path) -> None:
     """Whoever has replaced the same method of the learner is called as before, and is left there."""
     learn = learner(quiet(runs_dir))
