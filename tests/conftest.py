@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,11 @@ pytest_plugins = ["tests.testbed.fixtures"]
 
 DEADLINE = 30.0
 """Seconds after which a condition that a test waits for counts as never coming."""
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C, and let children hear it: a shell that starts this in the background has it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
