@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,9 @@ def learner() -> Any:
     return made
 
 
-def test_a_digits_training_arrives_in_the_cloud(agent: Agent, learner: Any, runs_dir: Path) -> None:
+def test_a_digits_training_arrives_in_the_cloud(
+    agent: Agent, learner: Any, runs_dir: Path, wait_until: Callable[[Callable[[], object]], None]
+) -> None:
     """Every series that was recorded arrives under its name, with the run's dimensions and its last value."""
     from mlops.callbacks.fastai import MonascaCallback
 
@@ -84,12 +87,18 @@ def test_a_digits_training_arrives_in_the_cloud(agent: Agent, learner: Any, runs
     assert lasts["valid.accuracy"] >= 0.96
     assert lasts["train.epoch"] == EPOCHS
 
-    agent.cloud.wait_for(*(name + suffix for name in lasts for suffix in SUFFIXES), run="digits")
+    def has_arrived() -> bool:
+        read = {line.name: line.value for _, line in agent.tap.timed_lines() if line.dimensions["run"] == "digits"}
+        posted = {one.name: one.value for one in agent.cloud.measurements(run="digits")}
+        return posted == read and all(posted.get(name) == last for name, last in lasts.items())
+
+    wait_until(has_arrived)
     arrived = agent.cloud.measurements(run="digits")
     for one in arrived:
         assert one.dimensions.pop("hostname") == HOSTNAME
         assert one.dimensions == {"run": "digits", "team": "vision"}
         assert record.info.started * 1000 <= one.timestamp <= one.arrived * 1000
+    assert {one.name for one in arrived} == {name + suffix for name in lasts for suffix in SUFFIXES}
     _check_values(record, arrived)
     _check_that_nothing_is_missing(agent, arrived)
 
