@@ -65,7 +65,7 @@ def figure(records: Record | Sequence[Record], kind: Literal["history", "energy"
     panels, missing = (history_panels if kind == "history" else energy_panels)(subjects, WIDE)
     if not panels:
         raise ReportError(f"There is nothing to draw: {' '.join(missing)}")
-    with quiet_style("figure"):
+    with quiet_style():
         return sheet(panels, WIDE)
 
 
@@ -88,13 +88,13 @@ def write_png(records: Record | Sequence[Record], path: str | os.PathLike[str]) 
     panels = [*history, *energy]
     if len(subjects) > 1:
         label_once(panels)
-    with quiet_style("png"), replaced(path) as file:
+    with quiet_style(), replaced(path) as file:
         drawn = sheet(panels, WIDE, head=head)
         drawn.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
 
 
 @contextmanager
-def quiet_style(salt: str) -> Iterator[None]:
+def quiet_style() -> Iterator[None]:
     """Matplotlib with our style for a while, and without its warnings about letters that its font lacks.
 
     Raises:
@@ -104,7 +104,7 @@ def quiet_style(salt: str) -> Iterator[None]:
         from matplotlib import style
     except ImportError as error:
         raise MissingExtraError("matplotlib", "report") from error
-    with style.context(["default", rc(salt)]), warnings.catch_warnings():
+    with style.context(["default", rc()]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield
 

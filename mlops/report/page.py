@@ -128,7 +128,7 @@ def _figure(kind: str, subjects: Sequence[Subject], detail: Detail) -> dict[str,
         if not panels:
             continue
         text = described(panels)
-        with quiet_style(f"{kind}-{name}"):
+        with quiet_style():
             drawn = sheet(panels, fitted)
             svg = inline_svg(drawn, name=f"{kind}-{name}", description=text, css_class=name)
         drawings.append(Markup(svg))  # noqa: S704 - serialised by an XML library, which escapes

@@ -63,8 +63,8 @@ def line_style(place: int) -> LineStyle:
     return LineStyle(_HUES[place % len(_HUES)], _DASHES[place % len(_DASHES)], _MARKERS[place % len(_MARKERS)])
 
 
-def rc(salt: str) -> dict[str, Any]:
-    """Matplotlib's settings for our figures: nothing of the machine's, no mathematics in names, fixed ids."""
+def rc() -> dict[str, Any]:
+    """What matplotlib is set to for our figures: nothing of the machine's, and no mathematics in names."""
     return {
         "axes.axisbelow": True,
         "axes.edgecolor": GRID,
@@ -91,7 +91,6 @@ def rc(salt: str) -> dict[str, Any]:
         "path.simplify": True,
         "savefig.facecolor": "auto",
         "svg.fonttype": "none",
-        "svg.hashsalt": salt,
         "text.color": INK,
         "text.parse_math": False,
         "xtick.color": GRID,

@@ -31,7 +31,8 @@ def inline_svg(figure: Figure, *, name: str, description: str, css_class: str) -
     """The figure as an ``<svg>`` element to stand inside HTML.
 
     Colours become CSS variables, text stays text in the page's font, numbers lose what no screen
-    shows, and ids that nothing refers to are gone.
+    shows.  Ids are numbered anew, those that nothing refers to are gone, and so is what matplotlib
+    says of itself and the date: the same figure gives the same text.
 
     Args:
         figure: drawn under :func:`mlops.report.figures.quiet_style`, which must still be in force.
@@ -40,7 +41,7 @@ def inline_svg(figure: Figure, *, name: str, description: str, css_class: str) -
         css_class: of the element.
     """
     written = io.BytesIO()
-    figure.savefig(written, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    figure.savefig(written, format="svg", transparent=True)
     root = ET.fromstring(written.getvalue())  # noqa: S314 - matplotlib wrote it just now
     root.attrib.pop("version", None)
     for size in ("width", "height"):

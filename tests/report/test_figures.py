@@ -55,16 +55,16 @@ def test_a_picture_of_nothing_is_its_headline(runs_dir: Path, tmp_path: Path) ->
 
 
 def test_names_are_never_taken_for_mathematics(runs_dir: Path, tmp_path: Path) -> None:
-    r"""A run called ``$\frac`` is drawn as that, one beginning with an underscore has its entry in the key."""
+    r"""A run called ``$\nope$`` is drawn as that, one beginning with an underscore has its entry in the key."""
     records = []
-    for number, name in enumerate((r"$\frac{", "_hidden", "名前 🚀")):
+    for number, name in enumerate((r"$\nope$", "_hidden", "名前 🚀")):
         run = Written(runs_dir, f"{number:06}", name=name)
         run.process([P(1, "valid.loss", 2.0), P(2, "valid.loss", 1.0)], NO_METERS)
         records.append(run.read())
     report.write_png(records, tmp_path / "a.png")
     key = report.figure(records).axes[0].get_legend()
     assert key is not None
-    assert [text.get_text() for text in key.get_texts()] == [r"$\frac{", "_hidden", "名前 🚀"]
+    assert [text.get_text() for text in key.get_texts()] == [r"$\nope$", "_hidden", "名前 🚀"]
 
 
 def test_a_file_that_cannot_be_written_is_an_error_and_leaves_nothing(runs_dir: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.report.written import digits
 
 def _drawing(runs_dir: Path, name: str = "history", description: str = "what it shows") -> str:
     panels, _ = history_panels(subjects_of(digits(runs_dir).read()), WIDE)
-    with quiet_style(name):
+    with quiet_style():
         return inline_svg(sheet(panels, WIDE), name=name, description=description, css_class="wide")
 
 
