@@ -129,8 +129,9 @@ def utc(seconds: float | None) -> str:
 
 
 def not_metered(reasons: Sequence[str], whose: str = "Energy") -> str:
-    """The plain sentence on energy that was not metered, and why."""
-    return f"{whose} not metered here: {'; '.join(clean(reason).strip().rstrip('.') for reason in reasons)}."
+    """The plain sentence on energy that was not metered, and why; reasons are sentences themselves."""
+    said = " ".join(f"{clean(reason).strip().rstrip('.')}." for reason in reasons)
+    return f"{whose} not metered here: {said}"
 
 
 def listed(parts: list[str]) -> str:

@@ -98,3 +98,11 @@ def test_lists_of_words() -> None:
     ]
     assert words.count(1, "epoch") == "1 epoch"
     assert words.count(2000, "batch", "batches") == "2,000 batches"
+
+
+def test_reasons_are_sentences_of_their_own() -> None:
+    """Each reason ends with one full stop, whether the device gave it one or not."""
+    assert (
+        words.not_metered(["No driver", "No RAPL: load it."]) == "Energy not metered here: No driver. No RAPL: load it."
+    )
+    assert words.not_metered(["no"], "run b: energy") == "run b: energy not metered here: no."
