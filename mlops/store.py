@@ -15,6 +15,7 @@ nothing.  There are no locks, because NFS does not keep them: every file has one
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -109,6 +110,7 @@ class PointsWriter:
         self.seq = 0
         self.slot = 0
         self._size = 0
+        self._named = False
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(path, flags, FILE_MODE)
 
@@ -128,17 +130,21 @@ class PointsWriter:
         self._append_json(blocks.NOTES, notes)
 
     def sync(self) -> None:
-        """Wait until everything written has reached the disk."""
+        """Wait until everything written has reached the disk, and the file's name as well."""
         os.fdatasync(self._fd)
+        if not self._named:
+            for folder in (self.path.parent, self.path.parent.parent):
+                _sync_folder(folder)
+            self._named = True
 
     def close(self) -> None:
         """Sync and close; a second call does nothing."""
         if self._fd < 0:
             return
-        fd, self._fd = self._fd, -1
         try:
-            os.fsync(fd)
+            self.sync()
         finally:
+            fd, self._fd = self._fd, -1
             os.close(fd)
 
     def abandon(self) -> None:
@@ -262,6 +268,18 @@ class RunFolder:
     def _last_sign(self) -> float:
         marks = [path.stat().st_mtime for path in [*self.points_files(), *self.path.glob(f"*{ring.SUFFIX}")]]
         return max(marks, default=self.path.stat().st_mtime)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in a folder reach the disk: a synced file without a name is lost all the same."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.EROFS, errno.ENOTSUP}:  # some network file systems cannot
+            raise
+    finally:
+        os.close(fd)
 
 
 STALE_SECONDS: Final = 120.0

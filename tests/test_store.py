@@ -108,6 +108,20 @@ def test_a_write_that_fails_halfway_leaves_the_file_as_it_was(tmp_path: Path, mo
     assert reader.gaps == []
 
 
+def test_the_files_name_reaches_the_disk_with_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first sync also syncs the folder and the one above, once; else a power cut could take the name."""
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    writer = PointsWriter(tmp_path / "a.points")
+    writer.write_series({0: Series("a")})
+    writer.sync()
+    writer.sync()
+    writer.close()
+    path = str(writer.path)
+    assert synced == [path, str(tmp_path), str(tmp_path.parent), path, path]
+
+
 def test_a_missing_block_is_reported_with_the_number_of_its_points(tmp_path: Path) -> None:
     """A block cut out exactly between two others leaves no bad byte, but its number is missing."""
     path = tmp_path / "a.points"
