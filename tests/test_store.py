@@ -111,8 +111,8 @@ def test_a_write_that_fails_halfway_leaves_the_file_as_it_was(tmp_path: Path, mo
 def test_the_files_name_reaches_the_disk_with_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first sync also syncs the folder and the one above, once; else a power cut could take the name."""
     synced: list[str] = []
-    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
-    monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())))
+    monkeypatch.setattr(os, "fdatasync", lambda fd: synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())))
     writer = PointsWriter(tmp_path / "a.points")
     writer.write_series({0: Series("a")})
     writer.sync()
