@@ -187,7 +187,10 @@ def test_signals_are_passed_on_once(
 ) -> None:
     """What mlops is sent the command gets, once, also when it is sent to the whole process group."""
     name = number.name.removeprefix("SIG")
-    script = f"trap 'echo {name}; got=1' {name}; touch begun; for i in $(seq 500); do [ -n \"$got\" ] || sleep 0.02; done; sleep 0.3; exit 5"
+    script = (
+        f"trap 'echo {name}; got=1' {name}; touch begun; "
+        'for i in $(seq 500); do [ -n "$got" ] || sleep 0.02; done; sleep 0.3; exit 5'
+    )
     process = started(script)
     os.killpg(process.pid, number)
     out, err = process.communicate(timeout=60)
