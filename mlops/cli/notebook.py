@@ -125,8 +125,7 @@ def command(  # noqa: PLR0913 - click gives each option as an argument
     interrupt the cell that runs, so that finally and exit handlers run; after 20 seconds, or at a second Ctrl-C, the
     kernel is killed.
     """
-    if executed is not None and executed.suffix != ".ipynb":
-        raise click.BadParameter(f"{str(executed)!r} must end in .ipynb.", ctx, param_hint="--executed")
+    _check_place(executed, ctx)
     document = Document(path)
     parameters: dict[str, Any] = {}
     for file in files:
@@ -158,6 +157,15 @@ def command(  # noqa: PLR0913 - click gives each option as an argument
         raise verdict.error
     if report is not None:
         raise report
+
+
+def _check_place(executed: Path | None, ctx: click.Context) -> None:
+    if executed is None:
+        return
+    if executed.suffix != ".ipynb":
+        raise click.BadParameter(f"{str(executed)!r} must end in .ipynb.", ctx, param_hint="--executed")
+    if not executed.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {executed.parent}.", ctx, param_hint="--executed")
 
 
 def _open_run(

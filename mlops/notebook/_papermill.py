@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Final
 
-from jupyter_core.utils import run_sync
+from jupyter_core.utils import ensure_event_loop, run_sync
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NotebookExecutionManager
@@ -72,10 +72,24 @@ def execute(node: Any, execution: Execution, log: IO[bytes]) -> None:
     try:
         client.execute(env=environ, cwd=str(execution.folder), stdout=log, stderr=log)
     finally:
+        execution.kernel_ended()
+        _close_loop()
         manager.notebook_complete()
         if execution.failure is not None:
             with contextlib.suppress(PapermillExecutionError):
                 raise_for_execution_errors(node, output)  # papermill's signpost to the cell that failed
+
+
+def _close_loop() -> None:
+    """Close the event loop of this thread, which nbclient opened and leaves open."""
+    loop = ensure_event_loop()
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
 
 
 class _Manager(NotebookExecutionManager):  # type: ignore[misc]  # papermill says nothing about its types

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -120,6 +120,7 @@ class Execution:
         self._begun = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._manager: Any = None
+        self._asked: list[asyncio.Task[None]] = []  # a loop holds its tasks but weakly
         self._thread = threading.Thread(target=self._work, name="mlops-notebook", daemon=True)
 
     # -- for who started it ---------------------------------------------------------------------
@@ -134,10 +135,12 @@ class Execution:
             for path in (self.output, self._log):
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, _FILE_MODE))
         except OSError as error:
-            raise NotebookError(
+            failure = NotebookError(
                 f"Cannot write {error.filename}: {error.strerror}",
                 remedy="Name another file for the executed notebook.",
-            ) from error
+            )
+            failure.exit_code = 1  # nothing was run
+            raise failure from error
         self._thread.start()
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -198,6 +201,10 @@ class Execution:
         """Told the kernel's manager and the event loop that it is used in."""
         self._loop, self._manager = loop, manager
 
+    def kernel_ended(self) -> None:
+        """Told that there is no kernel any more."""
+        self._loop = self._manager = None
+
     def begin(self, index: int) -> Step | None:
         """A cell begins; the step that it is, if it is executed at all."""
         step = next((step for step in self.steps if step.index == index), None)
@@ -239,24 +246,27 @@ class Execution:
         with self._log.open("ab") as log:
             _papermill.execute(node, self, log)
 
-    def _in_loop(self, what: Any) -> None:
+    def _in_loop(self, what: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have something done where the kernel's manager lives; nothing if there is no kernel yet, or no more."""
-        if self._loop is not None and not self._loop.is_closed():
+        loop = self._loop
+        if loop is not None:
             with contextlib.suppress(RuntimeError):
-                asyncio.run_coroutine_threadsafe(what(), self._loop)
+                loop.call_soon_threadsafe(lambda: self._asked.append(loop.create_task(what())))
 
     async def _interrupt(self) -> None:
         early = _BUSY_SECONDS - (time.monotonic() - self._begun)
         if self._busy and early > 0:
             await asyncio.sleep(early)
-        if self._busy and self._manager is not None:
+        manager = self._manager
+        if self._busy and manager is not None:
             with contextlib.suppress(Exception):
-                await self._manager.interrupt_kernel()
+                await manager.interrupt_kernel()
 
     async def _kill(self) -> None:
-        if self._manager is not None and self._manager.provisioner is not None:
+        manager = self._manager
+        if manager is not None and manager.provisioner is not None:
             with contextlib.suppress(Exception):
-                await self._manager.provisioner.kill()
+                await manager.provisioner.kill()
 
 
 def _of_failure(failure: Failure, left_out: int, execution: Execution) -> Verdict:
