@@ -22,7 +22,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
@@ -327,7 +327,7 @@ def open_run(which: str, runs_dir: Path) -> RunFolder:
             remedy="Record one (make demo), or name another folder with --runs-dir or MLOPS_RUNS_DIR.",
         )
     if which == "last":
-        return max(runs, key=lambda run: run.id)
+        return _newest(runs)
     matching = [run for run in runs if run.id == which] or [run for run in runs if run.id.startswith(which)]
     if len(matching) == 1:
         return matching[0]
@@ -338,9 +338,21 @@ def open_run(which: str, runs_dir: Path) -> RunFolder:
         )
     named = [run for run in runs if re.fullmatch(rf"\d{{8}}-\d{{6}}-{re.escape(which)}-[0-9a-f]+", run.id)]
     if named:
-        return named[-1]
+        return _newest(named)
     newest = ", ".join(run.id for run in runs[-3:])
     raise RunNotFoundError(
         f"There is no run {which!r} in {runs_dir.absolute()}",
         remedy=f"List the runs with: mlops runs. The newest: {newest}.",
     )
+
+
+def _newest(runs: Sequence[RunFolder]) -> RunFolder:
+    """The run that began last. Its id tells the second; of several within one, ``run.json`` tells the order."""
+    second = max(run.id for run in runs)[: len("20261122-231500")]
+
+    def started(run: RunFolder) -> float:
+        with contextlib.suppress(StoreError):
+            return run.info().started
+        return 0.0
+
+    return max((run for run in runs if run.id.startswith(second)), key=started)

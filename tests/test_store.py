@@ -271,3 +271,14 @@ def test_no_runs_at_all_is_said_with_the_folder(tmp_path: Path) -> None:
     assert list_runs(tmp_path / "absent") == []
     with pytest.raises(RunNotFoundError, match=r"no runs in .*absent.*MLOPS_RUNS_DIR"):
         open_run("last", tmp_path / "absent")
+
+
+def test_of_runs_begun_in_one_second_the_later_one_is_the_newest(tmp_path: Path) -> None:
+    """An id tells the second only; ``last`` and a name still mean the run that began last, damaged ones aside."""
+    for started, end in ((10.1, "cccccc"), (10.9, "aaaaaa"), (10.5, "bbbbbb"), (0.0, "dddddd")):
+        folder = RunFolder(tmp_path / f"20261122-231500-digits-{end}")
+        folder.create()
+        folder.write_info(RunInfo(folder.id, "digits", started, outcome="finished"))
+    (tmp_path / "20261122-231500-digits-dddddd" / "run.json").write_text("{")
+    for which in ("last", "digits"):
+        assert open_run(which, tmp_path).id == "20261122-231500-digits-aaaaaa"

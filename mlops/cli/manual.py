@@ -130,7 +130,7 @@ class Manual(click.Group):
         """The command's doing; whoever read it has gone, as ``| head`` does, is not its failure."""
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            click.echo(nl=False)  # flushes, if there is a standard output at all
         except BrokenPipeError:
             _hush()
             ctx.exit(128 + signal.SIGPIPE)

@@ -116,6 +116,7 @@ class PlainDisplay:
         self._since = 0.0
         self._current: Step | None = None
         self._begun = 0.0
+        self._recorded = ""
 
     def update(self, execution: Execution) -> None:
         """Print what is new."""
@@ -130,7 +131,8 @@ class PlainDisplay:
 
     def _line(self, step: Step, seconds: float, state: str) -> None:
         recorded = self._watch.line()
-        parts = [output.duration(seconds), *([state] if state else []), *([recorded] if recorded else [])]
+        new, self._recorded = recorded != self._recorded, recorded
+        parts = [output.duration(seconds), *([state] if state else []), *([recorded] if recorded and new else [])]
         click.echo(f"[{step.number}/{step.total}] {_title(step).ljust(_TITLE)}  {', '.join(parts)}".rstrip())
 
     def say(self, text: str) -> None:

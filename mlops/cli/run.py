@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from collections.abc import Mapping
@@ -73,8 +74,7 @@ def command(
     end = run_command(words, begin)
     run = opened[0]
     reason = f" ({end.reason})" if end.reason else ""
-    click.echo(
-        f"mlops: {run.name} {output.outcome(end.outcome)}{reason} after {output.duration(end.seconds)}: {run.dir}",
-        err=True,
-    )
+    took = output.duration(end.seconds)
+    with contextlib.suppress(OSError):  # the exit code is the command's, whoever has gone meanwhile
+        click.echo(f"mlops: {run.name} {output.outcome(end.outcome)}{reason} after {took}: {run.dir}", err=True)
     ctx.exit(end.exit_code)

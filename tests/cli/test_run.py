@@ -278,6 +278,19 @@ def _read_until(terminal: int, text: str) -> str:
     return shown
 
 
+def test_a_closed_stream_is_no_failure(tmp_path: Path) -> None:
+    """Without standard output, or with nobody to read the last line, the exit code is still the command's."""
+    command = f"'{MLOPS}' run --device none -- sh -c 'exit 6' >&- 2>&-; echo $?"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "6\n"
+    read, write = os.pipe()
+    os.close(read)
+    status = subprocess.run([MLOPS, "run", "--device", "none", "--", "sh", "-c", "exit 6"], cwd=tmp_path, stderr=write,
+                            timeout=60, check=False).returncode  # fmt: skip
+    os.close(write)
+    assert status == 6
+
+
 def test_it_works_whatever_threads_a_library_starts(process: Process, tmp_path: Path) -> None:
     """numpy's own threads do not take the signals away: it is loaded only once these are held."""
     environ = {**os.environ, "OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "4"}
