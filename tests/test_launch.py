@@ -131,7 +131,8 @@ def test_the_command_gets_every_file_and_signal_as_it_was() -> None:
     lines = shown.splitlines()
     assert lines[0].split()[0] == "0"
     assert len(lines[0].split("SigBlk")[0].split()) <= 4, lines
-    assert all(int(line.split()[-1], 16) == 0 for line in lines if "Sig" in line), lines
+    masks = [int(line.split()[-1], 16) for line in lines if "Sig" in line]
+    assert [mask & ((1 << 31) - 1) for mask in masks] == [0, 0], lines  # 32 and 33 are the C library's own
 
 
 def test_an_ignored_signal_stays_ignored() -> None:

@@ -14,7 +14,11 @@ import pytest
 from mlops.errors import MlopsError, NotebookError, NotebookTimeoutError
 from mlops.notebook import Document, Execution, Progress, Verdict
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # nbclient calls it where it makes up the reply of a cell that was interrupted
+    pytest.mark.filterwarnings(r"ignore:datetime.datetime.utcnow\(\):DeprecationWarning"),
+]
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
