@@ -174,11 +174,13 @@ def _open_run(
     """The run that the notebook is part of, and what the kernel's environment says of it."""
     from mlops.cli.options import devices_chosen
     from mlops.run import JOIN_VARIABLE, Run
+    from mlops.series import mend_dimensions
 
+    called = mend_dimensions({"run": document.path.stem}).get("run", "notebook")
     devices = devices_chosen(described["devices"])
     in_force = settings(runs_dir=runs_dir, sinks=described["sinks"])
     run = Run(
-        described["name"] or in_force.name or document.path.stem,
+        described["name"] or in_force.name or called,
         dimensions=dict(described["dimensions"]),
         parameters=parameters,
         devices=devices,

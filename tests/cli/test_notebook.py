@@ -73,6 +73,18 @@ def test_a_training_from_parameters_to_report(process: Process, tmp_path: Path) 
 
 
 @pytest.mark.slow
+def test_a_name_that_monasca_refuses_is_mended(process: Process, tmp_path: Path) -> None:
+    """A notebook may be called what it likes: braces, blanks and semicolons do no harm."""
+    odd = tmp_path / "a {b}; (c).ipynb"
+    odd.write_bytes((NOTEBOOKS / "plain.ipynb").read_bytes())
+    done = process("notebook", str(odd), "--device", "none")
+    assert done.returncode == 0, done.stderr
+    folder = _only(tmp_path / "runs")
+    assert folder.info().name == "a _b__ (c)"
+    assert "hello" in (folder.path / odd.name).read_text("utf-8")
+
+
+@pytest.mark.slow
 def test_json_is_all_there_is_on_stdout(process: Process, tmp_path: Path) -> None:
     """``-o json`` is one object: the run, the verdict, the files, the summary and the epochs."""
     done = process("notebook", _notebook("trains"), "-o", "json", "--device", "none", "--executed", "out.ipynb")
