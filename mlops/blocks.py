@@ -53,6 +53,9 @@ NOTES: Final = 3
 MAX_PAYLOAD: Final = 1 << 26
 """A length above this is damage, not data: a block holds at most one buffer of points."""
 
+MAX_POINTS: Final = 1 << 24
+"""A count above this is damage too: no buffer holds more."""
+
 _PLAIN: Final = 0
 _DEFLATED: Final = 1
 _RAW_DEFLATE: Final = -zlib.MAX_WBITS
@@ -218,7 +221,7 @@ def _block_at(raw: bytes, position: int, base: int) -> Block | None:
     if body > len(raw) or raw[position : position + 4] != MAGIC:
         return None
     _, kind, coding, version, length, count, number, seq, slot = _HEADER.unpack_from(raw, position)
-    if length > MAX_PAYLOAD or body + length > len(raw) or version != VERSION:
+    if length > MAX_PAYLOAD or count > MAX_POINTS or body + length > len(raw) or version != VERSION:
         return None
     payload = raw[body : body + length]
     (crc,) = _CRC.unpack_from(raw, position + _HEADER.size)

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from mlops.errors import CommandError, RunError
+from mlops.series import mend_dimensions
 
 __all__ = ["Ended", "Recording", "ended", "name_of", "run_command"]
 
@@ -91,7 +92,11 @@ def ended(status: int, asked: Sequence[int] = ()) -> Ended:
 
 
 def name_of(command: Sequence[str]) -> str:
-    """A run's name for a command: the script or module that it runs, else the program."""
+    """A run's name for a command: the script or module that it runs, else the program, as Monasca takes it."""
+    return mend_dimensions({"run": _called(command)}).get("run", "run")
+
+
+def _called(command: Sequence[str]) -> str:
     words = list(command)
     for number, word in enumerate(words):
         if word == "-m" and number + 1 < len(words) and Path(words[0]).name.startswith("python"):

@@ -80,16 +80,29 @@ class PointsReader:
                 self._note_damage(found)
                 continue
             self._check_order(found)
-            if found.kind == blocks.POINTS:
-                self._slot = found.slot
-                self._seq = found.seq + found.count
-                self._last = found.columns()
-                yield self._last
-            elif found.kind == blocks.SERIES:
-                for number, name, dimensions in found.json():
-                    self.series[number] = Series.of(name, dimensions)
-            elif found.kind == blocks.NOTES:
-                self.notes.update(found.json())
+            try:
+                columns = self._take(found)
+            except (StoreError, ValueError, TypeError, AttributeError, RecursionError) as error:
+                what = f"the block at {found.offset} has an unknown content and was passed over ({error})"
+                self.gaps.append(Gap(self.path.name, what, found.count))
+                continue
+            if columns is not None:
+                yield columns
+
+    def _take(self, block: blocks.Block) -> Columns | None:
+        if block.kind == blocks.POINTS:
+            self._slot = block.slot
+            self._seq = block.seq + block.count
+            self._last = block.columns()
+            return self._last
+        if block.kind == blocks.SERIES:
+            for number, name, dimensions in block.json():
+                self.series[int(number)] = Series.of(
+                    str(name), {str(key): str(text) for key, text in dimensions.items()}
+                )
+        elif block.kind == blocks.NOTES:
+            self.notes.update(block.json())
+        return None
 
     def _note_damage(self, damage: blocks.Damage) -> None:
         size = damage.end - damage.offset
@@ -106,6 +119,17 @@ class PointsReader:
             self.gaps.append(Gap(self.path.name, what, max(missing, 0)))
             self._seq = block.seq
         self._number = block.number + 1
+
+    def note_missing(self, read: int, written: int) -> None:
+        """Compare what was read with what the file's process said that it wrote.
+
+        Args:
+            read: points read.
+            written: points written.
+        """
+        missing = written - read - sum(gap.points for gap in self.gaps)
+        if missing > 0:
+            self.gaps.append(Gap(self.path.name, f"{missing} points that were written are not there", missing))
 
     def read_buffer(self) -> Columns | None:
         """The points that the file's process left in its buffer when it was killed; after :meth:`read`.
@@ -177,9 +201,14 @@ def read_run(folder: RunFolder) -> Record:
             parts.append(_renumbered(known, reader.series, table))
             total += len(known)
         processes.append((path.name, start, total))
+        reader.note_missing(total - start, _expected(info, reader))
         notes.append(reader.notes)
         gaps.extend(reader.gaps)
         _merge(info, reader.notes)
+    there = {name for name, _, _ in processes}
+    for name, count in _counts(info).items():
+        if name not in there:
+            gaps.append(Gap(name, "the file is missing", count))
     return Record(info, tuple(table), Columns.join(parts), tuple(processes), tuple(notes), tuple(gaps))
 
 
@@ -188,6 +217,19 @@ def _all_columns(reader: PointsReader, *, ended: bool) -> Iterator[Columns]:
     left = reader.read_buffer() if ended else None
     if left is not None and len(left):
         yield left
+
+
+def _counts(info: RunInfo) -> dict[str, int]:
+    """How many points each file of the owner's held when the run ended; empty if that was not noted."""
+    counts = info.notes.get("points")
+    if not isinstance(counts, dict):
+        return {}
+    return {str(name): count for name, count in counts.items() if isinstance(count, int)}
+
+
+def _expected(info: RunInfo, reader: PointsReader) -> int:
+    noted = reader.notes.get("points")
+    return max(_counts(info).get(reader.path.name, 0), noted if isinstance(noted, int) else 0)
 
 
 def _with_known_series(columns: Columns, reader: PointsReader) -> Columns:

@@ -96,6 +96,7 @@ class Recorder:
         self._ring = Buffer(path.with_suffix(SUFFIX), max(64, slots))
         self._warn_of_memory()
         self._failing: str | None = None
+        self._points: int | None = None
         self._unsynced = False
         self._synced = time.monotonic()
         self.log = self._make_log()
@@ -316,6 +317,11 @@ class Recorder:
 
     # -- the drain thread ---------------------------------------------------------------------
 
+    @property
+    def points(self) -> int | None:
+        """Points in the file, once it has been ended; ``None`` while it is not known."""
+        return self._points
+
     def write_notes(self, notes: Mapping[str, Any]) -> None:
         """Append notes on this process to the file; a disk that refuses them is warned of."""
         if self._writing_thread == threading.get_ident():
@@ -406,9 +412,12 @@ class Recorder:
         with self._lock:
             self._state = "closed"
             try:
-                if self.dropped or self.refused:
-                    self._writer.write_notes({"dropped": self.dropped, "refused": self.refused})
+                counts = {"dropped": self.dropped, "refused": self.refused}
+                self._writer.write_notes(
+                    {"points": self._writer.seq, **{name: count for name, count in counts.items() if count}}
+                )
                 self._writer.close()
+                self._points = self._writer.seq
             except OSError as error:
                 self._cannot_write(error)
                 return
@@ -419,7 +428,8 @@ class Recorder:
         self.warn_once(
             "disk",
             f"Cannot write {self.path}: {self._failing}. Points are kept in the buffer and written once it can be; "
-            "when the buffer is full they are dropped and counted. Free space there, or set MLOPS_RUNS_DIR.",
+            "those of new series, and all when the buffer is full, are dropped and counted. Free space there, or set "
+            "MLOPS_RUNS_DIR.",
         )
 
     def _warn_of_memory(self) -> None:

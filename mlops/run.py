@@ -26,7 +26,7 @@ from mlops import facts
 from mlops.devices import Device, Sampler, opener
 from mlops.errors import RunError, StoreError
 from mlops.recorder import Recorder
-from mlops.series import Series, check_dimensions, check_name
+from mlops.series import Series, check_dimensions, check_name, mend_dimensions
 from mlops.settings import Settings
 from mlops.sinks import RunIdentity, Sink, open_sink
 from mlops.sinks.feed import Feed
@@ -167,11 +167,11 @@ class Run:
             How many epochs this run has completed.
         """
         epoch = next(_epochs.setdefault(self.id, itertools.count(1)))
-        found: dict[str, Any] = dict(values or {})
+        if values is not None:
+            self._recorder.log(values, step=epoch)
         if seconds is not None:
-            found["train.epoch_seconds"] = seconds
-        found["train.epoch"] = epoch
-        self._recorder.log(found, step=epoch)
+            self._recorder.log({"train.epoch_seconds": seconds}, step=epoch)
+        self._recorder.log({"train.epoch": epoch}, step=epoch)
         self._sampler.lap(epoch)
         return epoch
 
@@ -224,7 +224,7 @@ class Run:
 
     @property
     def dropped(self) -> int:
-        """Points that could not be kept because the buffer was full."""
+        """Points that could not be kept: the buffer was full, or the disk took no new series' name."""
         return self._recorder.dropped
 
     @property
@@ -298,6 +298,8 @@ class Run:
     def _open_store_in(self, root: Path) -> tuple[RunFolder, Recorder]:
         folder = RunFolder((root / self.id).absolute())
         folder.create()
+        if not self.joined:
+            folder.write_info(self._info)  # before anything else: where this fails, nothing can be recorded
         recorder = Recorder(
             folder.new_points_path(),
             slots=self.settings.buffer_points,
@@ -350,7 +352,13 @@ class Run:
                 "not_finite": self._recorder.not_finite,
             }
             self._info.notes.update({key: count for key, count in counts.items() if count})
+            if (points := self._recorder.points) is not None:
+                self._info.notes["points"] = {self._recorder.path.name: points}
             self._save_info(None)
+        if self._recorder.dropped:
+            _log.warning(
+                "%d points of %s were dropped in all, as run.json and the report say.", self._recorder.dropped, self.id
+            )
 
     def _save_info(self, notes: Mapping[str, Any] | None) -> None:
         """The owner keeps ``run.json``; every process keeps its notes in its points file."""
@@ -403,12 +411,15 @@ def _open_sinks(sinks: Sequence[str | Sink], settings: Settings) -> list[tuple[s
 
 def _script_name() -> str:
     main = getattr(sys.modules.get("__main__"), "__file__", None)
-    return Path(main).stem if main else "run"
+    return mend_dimensions({"run": Path(main).stem}).get("run", "run") if main else "run"
 
 
 def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as JSON can hold them; what it cannot is kept as its text."""
     plain: dict[str, Any] = {}
     for key, value in parameters.items():
-        plain[str(key)] = value if isinstance(value, str | int | float | bool | None) else str(value)
+        try:
+            plain[str(key)] = value if isinstance(value, str | int | float | bool | None) else str(value)
+        except Exception as error:  # noqa: BLE001 - an object of the user's may not even have a text
+            plain[f"parameter {len(plain)}"] = f"{type(error).__name__} when its text was asked for"
     return plain

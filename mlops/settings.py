@@ -104,8 +104,16 @@ def _files(folder: Path, environ: Mapping[str, str]) -> list[tuple[str, Mapping[
         from platformdirs import user_config_path
 
         found.append(user_config_path("mlops") / FILE_NAME)
-    found.extend(next(([path] for place in (folder, *folder.parents) if (path := place / FILE_NAME).is_file()), []))
-    return [(str(path), _read(path)) for path in found if path.is_file()]
+    found.extend(next(([path] for place in (folder, *folder.parents) if _is_here(path := place / FILE_NAME)), []))
+    return [(str(path), _read(path)) for path in found if _is_here(path)]
+
+
+def _is_here(path: Path) -> bool:
+    """Whether there is such a file for us: a container whose HOME belongs to somebody else has none."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return False
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -133,7 +141,7 @@ def _parse(name: str, raw: Any, source: str) -> Any:
     where = f"{PREFIX}{name.upper()}" if source == "environment" else f"{name} ({source})"
     try:
         return _PARSERS[name](raw, where)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: no such user in ~user
         if isinstance(error, MlopsError):
             raise
         raise SettingsError(f"{where} is {raw!r}: {error}", remedy=f"It must be {_EXPECTED[name]}.") from error

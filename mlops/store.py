@@ -40,8 +40,30 @@ FILE_MODE: Final = 0o600
 
 RUNNING: Final = "running"
 OUTCOMES: Final = ("finished", "failed", "interrupted", "cancelled", "killed")
-"""How a run can end: well, with an exception or a bad exit status, by Ctrl-C or SIGTERM,
-by the training's own decision to stop early, or without a word (seen from outside only)."""
+"""How a run can end: well, with an exception or a bad exit status, by Ctrl-C (SIGTERM too, under
+``mlops run`` and ``mlops notebook``), by the training's own decision to stop early, or without a
+word, which is seen from outside only."""
+
+
+_NUMBER: Final = (int, float)
+_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
+    "id": (str,),
+    "name": (str,),
+    "started": _NUMBER,
+    "ended": (*_NUMBER, type(None)),
+    "outcome": (str,),
+    "reason": (str,),
+    "dimensions": (dict,),
+    "parameters": (dict,),
+    "host": (str,),
+    "pid": (int,),
+    "pid_started": (int,),
+    "versions": (dict,),
+    "git_commit": (str,),
+    "notes": (dict,),
+}
+_LAST_MOMENT: Final = 253402300800.0
+"""The year 10000: later times cannot be shown."""
 
 
 @dataclass(slots=True)
@@ -81,9 +103,22 @@ class RunInfo:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> RunInfo:
-        """From what was read; fields of a later version are passed over."""
-        known = {entry.name for entry in fields(cls)}
-        return cls(**{key: value for key, value in content.items() if key in known})
+        """From what was read; fields of a later version are passed over.
+
+        Raises:
+            TypeError: a field is missing or of another type.
+            ValueError: a time is none.
+        """
+        known = {entry.name: _KINDS[entry.name] for entry in fields(cls)}
+        for key, value in content.items():
+            kinds = known.get(key)
+            if kinds is not None and not isinstance(value, kinds):
+                raise TypeError(f"{key} is {value!r:.60}")
+        info = cls(**{key: value for key, value in content.items() if key in known})
+        for moment in (info.started, info.ended):
+            if moment is not None and not 0 <= moment < _LAST_MOMENT:
+                raise ValueError(f"{moment} is no time")
+        return info
 
 
 def new_run_id(name: str, now: float) -> str:
@@ -222,13 +257,13 @@ class RunFolder:
             info = RunInfo.from_json(content)
         except FileNotFoundError:
             return self._info_without_file()
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise StoreError(
                 f"Cannot read {path}: {error}", remedy="The points files beside it are unharmed; move it away to go on."
             ) from error
         if info.outcome == RUNNING and self._owner_is_dead(info):
             info.outcome = "killed"
-            info.reason = "its process ended without a word (kill -9, out of memory, power)"
+            info.reason = "its process ended without a word (kill -9, SIGTERM, out of memory, power)"
             info.ended = self._last_sign()
         return info
 
@@ -350,9 +385,9 @@ def _newest(runs: Sequence[RunFolder]) -> RunFolder:
     """The run that began last. Its id tells the second; of several within one, ``run.json`` tells the order."""
     second = max(run.id for run in runs)[: len("20261122-231500")]
 
-    def started(run: RunFolder) -> float:
+    def started(run: RunFolder) -> tuple[float, str]:
         with contextlib.suppress(StoreError):
-            return run.info().started
-        return 0.0
+            return run.info().started, run.id
+        return 0.0, run.id
 
     return max((run for run in runs if run.id.startswith(second)), key=started)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,18 +20,25 @@ DEADLINE = 30.0
 
 
 def pytest_configure() -> None:
-    """Hear Ctrl-C, and let children hear it: a shell that starts this in the background has it ignored."""
+    """Hear signals, and let children hear them: nohup and shells in the background have some ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
-def untouched_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def untouched_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """No MLOPS_* variable, no mlops.toml of the user's, no rank of a launcher's reaches a test."""
     for name in list(os.environ):
         if name.startswith("MLOPS_") or name in {"RANK", "WORLD_SIZE", "LOCAL_RANK", "CUDA_VISIBLE_DEVICES"}:
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # Where runs go that cannot go elsewhere:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("elsewhere")))
     monkeypatch.chdir(tmp_path)
 
 

@@ -109,6 +109,12 @@ def test_a_payload_that_expands_beyond_bounds_is_damage() -> None:
     assert all(isinstance(part, Damage) for part in blocks.scan(bomb))
 
 
+def test_a_count_beyond_any_buffer_is_damage() -> None:
+    """Else a block of a few bytes could ask for gigabytes."""
+    block = blocks.encode(blocks.POINTS, bytes(12), count=4_000_000_000, number=0, seq=0, slot=0)
+    assert all(isinstance(part, Damage) for part in blocks.scan(block))
+
+
 def test_a_block_whose_count_does_not_fit_is_an_error() -> None:
     """The count and the payload must agree."""
     for payload, count in ((bytes(20), 2), (bytes(11), 1), (bytes(12), 0)):

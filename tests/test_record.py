@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from mlops import ring
+from mlops import blocks, ring
 from mlops.blocks import Columns
 from mlops.record import read_run
 from mlops.series import Series
@@ -90,6 +91,28 @@ def test_points_whose_names_were_lost_are_counted_not_guessed(tmp_path: Path) ->
     assert record.columns.value.tolist() == [2.0]
     assert record.series == (Series("kept"),)
     assert sum(gap.points for gap in record.gaps) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (blocks.SERIES, [1, 2, 3]),
+        (blocks.SERIES, None),
+        (blocks.SERIES, {"a": 1}),
+        (blocks.SERIES, [[1, "b", []]]),
+        (blocks.NOTES, 17),
+        (blocks.NOTES, "text"),
+    ],
+)
+def test_a_block_of_unknown_content_is_a_gap(tmp_path: Path, kind: int, content: object) -> None:
+    """Its checksum is right and its content is not ours: it is passed over and named, the rest is read."""
+    folder = _folder(tmp_path)
+    path = _write(folder, {0: Series("a")}, [1.0, 2.0], [0, 0])
+    with path.open("ab") as file:
+        file.write(blocks.encode_json(kind, content, number=3, seq=2, slot=0))
+    record = read_run(folder)
+    assert record.columns.value.tolist() == [1.0, 2.0]
+    assert ["unknown content" in gap.what for gap in record.gaps] == [True]
 
 
 def test_a_run_without_points_can_be_read(tmp_path: Path) -> None:

@@ -87,6 +87,16 @@ def test_more_points_than_the_buffer_holds_pass_through_it(recorder: Recorder, w
     assert recorder.dropped == 0
 
 
+def test_the_slow_road_steps_over_trip_wires_too(tmp_path: Path) -> None:
+    """Whole numbers take the slow road; one that meets a trip wire is neither lost nor uncounted."""
+    recorder = Recorder(tmp_path / "a.points", slots=64, interval=5)
+    for number in range(40):
+        recorder.log({"n": number})
+    recorder.close()
+    assert [value for _, value, _ in read(recorder.path)] == [float(number) for number in range(40)]
+    assert recorder.dropped == 0
+
+
 def test_points_from_many_threads_are_all_there_each_threads_in_order(tmp_path: Path) -> None:
     """Taking a slot is atomic: no point overwrites another."""
     recorder = Recorder(tmp_path / "a.points", slots=1 << 16, interval=0.02)

@@ -10,6 +10,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -19,11 +20,12 @@ from typing import Any
 import pytest
 
 import mlops
+from mlops import blocks
 from mlops.errors import RunError, SeriesError, SettingsError, SinkURLError
 from mlops.record import Record, read_run
 from mlops.run import JOIN_VARIABLE, Run, outcome_of
 from mlops.sinks import MemorySink, Points, Sink
-from mlops.store import RunFolder, open_run
+from mlops.store import RunFolder, RunInfo, open_run
 
 Wait = Callable[[Callable[[], object]], None]
 
@@ -127,6 +129,94 @@ def test_how_a_run_ended_is_said(runs_dir: Path, error: BaseException | None, ou
     assert (info.outcome, info.reason) == (outcome, reason) == outcome_of(error)
 
 
+@pytest.mark.parametrize("values", [5, [1], "text", {"valid.loss": "high"}, {"valid loss": 1.0}])
+def test_an_epochs_values_that_are_none_do_not_stop_the_training(runs_dir: Path, values: Any) -> None:
+    """The epoch counts all the same, once."""
+    with quiet(runs_dir) as run:
+        assert run.end_epoch(values, seconds=1.0) == 1
+        assert run.end_epoch() == 2
+    ((_, columns),) = read(run).find("train.epoch")
+    assert columns.value.tolist() == [1.0, 2.0]
+
+
+class _Wordless:
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def test_parameters_noted_later_are_on_disk_at_once(runs_dir: Path) -> None:
+    """A run that is killed keeps them; an object without a text does no harm."""
+    with quiet(runs_dir) as run:
+        run.note(lr=0.5, odd=_Wordless())
+        content = json.loads((run.dir / "run.json").read_text())
+        assert content["parameters"]["lr"] == 0.5
+        assert content["outcome"] == "running"
+
+
+def test_a_script_whose_file_name_monasca_would_refuse_is_named_after_it_all_the_same(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody chose that name, so it is mended and not refused."""
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/x/tr,ain=1.py")
+    with quiet(runs_dir, name=None) as run:
+        assert run.name == "tr_ain_1"
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "<stdin>")
+    with quiet(runs_dir, name=None) as run:
+        assert run.name == "_stdin_"
+
+
+def test_a_joined_run_does_not_meter_what_its_owner_meters(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The devices' readings are in the owner's file and not once more in the other's."""
+    with quiet(runs_dir, devices=["host"]) as owner, monkeypatch.context() as patch:
+        patch.setenv(JOIN_VARIABLE, str(owner.dir))
+        with Run(devices=["host"]) as inner:
+            assert inner._sampler.wait_open(30)
+        assert owner._sampler.wait_open(30)
+    record = read(owner)
+    metered = [
+        {record.series[number].name for number in record.columns.series[start:stop].tolist()}
+        for _, start, stop in record.processes
+    ]
+    assert "host.memory_used_bytes" in metered[0]
+    assert metered[1] == set()
+
+
+def test_points_that_a_finished_run_has_lost_since_are_named(runs_dir: Path) -> None:
+    """A file cut exactly between two blocks, or gone, leaves no bad byte; what run.json says shows it."""
+    with quiet(runs_dir) as run:
+        for number in range(20):
+            run.log({"a": float(number)})
+    (path,) = run.dir.glob("*.points")
+    assert read(run).gaps == ()
+    data = path.read_bytes()
+    last = [block for block in blocks.scan(data) if isinstance(block, blocks.Block) and block.kind == blocks.POINTS][-1]
+    path.write_bytes(data[: last.offset])
+    (gap,) = read(run).gaps
+    assert (gap.points, gap.what) == (last.count, f"{last.count} points that were written are not there")
+    path.unlink()
+    (gap,) = read(run).gaps
+    assert (gap.points, gap.what) == (20, "the file is missing")
+
+
+def test_where_not_even_run_json_finds_room_the_run_is_recorded_elsewhere(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk that is full at the start costs no point."""
+    original = RunFolder.write_info
+
+    def full(self: RunFolder, info: RunInfo) -> None:
+        if self.path.parent == runs_dir:
+            raise OSError(28, "No space left on device")
+        original(self, info)
+
+    monkeypatch.setattr(RunFolder, "write_info", full)
+    with quiet(runs_dir) as run:
+        run.log({"a": 1.0})
+    assert run.dir.parent.parent == Path(tempfile.gettempdir())
+    assert len(read(run).columns) == 1
+    assert "No space left on device" in caplog.text
+
+
 def test_closing_twice_or_with_an_unknown_outcome(runs_dir: Path) -> None:
     """The first close counts; an outcome that does not exist is an error that closes nothing."""
     run = quiet(runs_dir)
@@ -181,17 +271,15 @@ def test_settings_of_the_environment_reach_the_run(runs_dir: Path, monkeypatch: 
 
 
 def test_where_nothing_can_be_written_the_run_is_recorded_elsewhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One warning names the folder and the remedy; the points are kept."""
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where the folder should be")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
     with quiet(blocked / "runs") as run:
         run.log({"a": 1.0})
     assert len(read(run).columns) == 1
-    assert run.dir.parent.parent == tmp_path
+    assert run.dir.parent.parent == Path(tempfile.gettempdir())
     assert len(caplog.records) == 1
     assert "MLOPS_RUNS_DIR" in caplog.text
 

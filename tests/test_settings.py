@@ -57,6 +57,7 @@ def test_lists_and_pairs_from_the_environment() -> None:
         ("BUFFER_POINTS", "12.5", "MLOPS_BUFFER_POINTS is '12.5'.*whole number"),
         ("BUFFER_POINTS", "7", "outside 1024 to 16777216"),
         ("DIMENSIONS", "team", "has no '='.*team=vision"),
+        ("RUNS_DIR", "~no-such-user-here/x", "MLOPS_RUNS_DIR is '~no-such-user-here/x'"),
         ("RUNS_DIR", "", "MLOPS_RUNS_DIR is ''.*the path of a folder"),
     ],
 )
@@ -81,6 +82,19 @@ def test_a_file_that_is_no_toml_or_names_an_unknown_setting_is_refused(tmp_path:
     path.write_text("run_dir = 'runs'")
     with pytest.raises(SettingsError, match=r"no setting 'run_dir' \(.*mlops\.toml\).*runs_dir"):
         Settings.load(environ={}, folder=tmp_path)
+
+
+def test_a_configuration_folder_of_somebody_elses_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container HOME may belong to another user; that is no reason to stop a training."""
+    real = Path.is_file
+
+    def forbidden(path: Path) -> bool:
+        if "config" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_file", forbidden)
+    assert Settings.load(environ={"HOME": "/root"}).name == ""
 
 
 def test_every_setting_is_explained_and_listed() -> None:

@@ -186,7 +186,25 @@ def test_run_json_comes_back_and_unknown_fields_are_passed_over(tmp_path: Path) 
     assert [path.name for path in folder.path.iterdir()] == ["run.json"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "17", '{"id": "a"}', '{"id": "a", "name": "b", "started": {}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "17",
+        '{"id": "a", "name": "b", "started": "x"}',
+        '{"id": "a", "name": "b", "started": 1, "ended": "x"}',
+        '{"id": 5, "name": "b", "started": 1}',
+        '{"id": "a", "name": "b", "started": NaN}',
+        '{"id": "a", "name": "b", "started": -1e300}',
+        '{"id": "a", "name": "b", "started": 1, "outcome": ["finished"]}',
+        '{"id": "a", "name": "b", "started": 1, "dimensions": []}',
+        "[" * 100_000,
+        '{"id": "a"}',
+        '{"id": "a", "name": "b", "started": {}',
+    ],
+)
 def test_a_spoilt_run_json_is_an_error_that_spares_the_points(tmp_path: Path, content: str) -> None:
     """The message names the file and says that the points are unharmed."""
     folder = make_run(tmp_path, "20261122-000000-a-000000")
@@ -211,6 +229,16 @@ def test_a_run_whose_process_is_gone_is_killed_and_one_that_lives_is_running(tmp
     assert info.outcome == "killed"
     assert info.ended is not None
     assert "without a word" in info.reason
+
+
+def test_a_later_process_with_the_same_number_is_not_the_owner(tmp_path: Path) -> None:
+    """Numbers of processes come round again; when they began tells them apart."""
+    own = process_started(os.getpid())
+    assert own > 0
+    folder = make_run(
+        tmp_path, "20261122-000000-a-000000", host=socket.gethostname(), pid=os.getpid(), pid_started=own - 1
+    )
+    assert folder.info().outcome == "killed"
 
 
 def test_a_run_on_another_host_is_running_while_its_files_are_fresh(tmp_path: Path) -> None:

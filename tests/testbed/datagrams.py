@@ -72,7 +72,9 @@ class Listener:
 
     def timed_lines(self) -> list[tuple[float, Line]]:
         """The lines of all that came so far, each with the seconds since the epoch at which it came."""
-        return [(came, line) for came, datagram in list(self._datagrams) for line in parse(datagram)]
+        return [
+            (came, line) for came, datagram in list(self._datagrams) if datagram.strip() for line in parse(datagram)
+        ]
 
     def lines(self) -> list[Line]:
         """The lines of all that came so far."""
