@@ -242,3 +242,10 @@ def test_warnings_of_the_library_are_one_line_each(call: Call, monkeypatch: pyte
     found = call("runs")
     assert found.stderr == "warning: mind this\n"
     assert found.exit_code == 0
+
+
+def test_a_closed_standard_output_is_no_failure(runs_dir: Path) -> None:
+    """Where the caller closed it, nobody is told, and nothing goes wrong."""
+    command = ["/bin/sh", "-c", '"$0" runs --runs-dir "$1" >&-', MLOPS, str(runs_dir)]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
