@@ -166,8 +166,6 @@ def _epoch_table(table: Epochs, facts: Summary, limits: Limits) -> Table | None:
         notes.append(f"{len(table.metrics) - len(names)} more metrics are not shown.")
     if notes:
         notes.append("mlops export gives every point.")
-    if table.not_metered and not has_energy:
-        notes.append(words.not_metered(table.not_metered))
     caption = "The whole run in numbers" if table.whole_run else "The epochs in numbers"
     return Table(caption, tuple(heads), tuple(lines), " ".join(notes))
 

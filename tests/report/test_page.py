@@ -298,6 +298,15 @@ def test_a_page_says_what_happened(texts: Callable[[str], str], scene: str, sent
         assert sentence in read, sentence
 
 
+def test_power_that_was_not_metered_is_explained_once_in_place_of_its_panel_and_once_under_energy(
+    texts: Callable[[str], str],
+) -> None:
+    """The reason is long; it stands where something is missing, and the caption promises no power."""
+    assert texts("nothing metered").count("nvidia: no NVIDIA driver") == 2
+    assert "power drawn meanwhile" not in texts("nothing metered")
+    assert "power drawn meanwhile" in texts("finished")
+
+
 def test_the_table_marks_the_best_without_colour(texts: Callable[[str], str]) -> None:
     """In words, beside the number."""
     (tag,) = [element for element in Page(texts("finished")).all("span") if element.attributes.get("class") == "tag"]
