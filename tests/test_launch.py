@@ -145,7 +145,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
     }
     done = subprocess.run(["sh", "-c", wrapped], env=environ, capture_output=True, text=True, timeout=60, check=True)
     ignored = int(done.stdout.splitlines()[0].split()[-1], 16)
-    assert ignored == 1 << (signal.SIGHUP - 1)
+    assert ignored & ((1 << 31) - 1) == 1 << (signal.SIGHUP - 1)  # 32 and 33 are the C library's own
 
 
 def test_a_program_that_fails_to_start_ends_its_run_as_failed(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TextIO
 
 import click
 
@@ -133,7 +133,7 @@ class Manual(click.Group):
             result = super().invoke(ctx)
             click.echo(nl=False)  # flushes, if there is a standard output at all
         except BrokenPipeError:
-            _hush()
+            _hush(sys.stdout)
             ctx.exit(128 + signal.SIGPIPE)
         return result
 
@@ -175,8 +175,16 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main() -> NoReturn:
     """The entry point of the command ``mlops``."""
-    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - None if it was closed
-    cli.main(prog_name="mlops")
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the caller closed it
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
+    try:
+        cli.main(prog_name="mlops")
+    finally:
+        try:
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            _hush(sys.stderr)
     raise SystemExit  # pragma: no cover - the line above never returns
 
 
@@ -215,10 +223,10 @@ def _say(what: str, remedy: str, code: int) -> int:
     return code
 
 
-def _hush() -> None:
+def _hush(stream: TextIO) -> None:
     """Let what is still buffered for a closed pipe go nowhere, so that the interpreter does not complain of it."""
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _ToStderr(logging.Handler):

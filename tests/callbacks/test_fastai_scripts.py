@@ -85,7 +85,7 @@ def test_ten_lines_and_two(tmp_path: Path) -> None:
     ("number", "outcome", "reason"),
     [
         (signal.SIGINT, "interrupted", "KeyboardInterrupt"),
-        (signal.SIGKILL, "killed", "its process ended without a word (kill -9, out of memory, power)"),
+        (signal.SIGKILL, "killed", "its process ended without a word (kill -9, SIGTERM, out of memory, power)"),
     ],
 )
 def test_a_script_that_is_stopped(
