@@ -73,6 +73,7 @@ def test_a_long_cell_gives_signs_of_life(
     assert lines[1].endswith("2 min 2 s, still running")
 
 
+@pytest.mark.slow
 def test_the_newest_figures_are_read_while_they_are_recorded(
     runs_dir: Path, monkeypatch: pytest.MonkeyPatch, wait_until: Callable[[Callable[[], object]], None]
 ) -> None:

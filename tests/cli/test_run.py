@@ -252,6 +252,8 @@ for number in (0, 1, 2):
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 def test_ctrl_c_on_a_terminal_reaches_the_command_once(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def test_what_cannot_be_drawn_is_said(runs_dir: Path) -> None:
         report.figure(digits(runs_dir, "000002").read(), "pie")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_picture(runs_dir: Path, tmp_path: Path) -> None:
     """Bit for bit, with nothing of today in it; 0600 like every file of ours."""
     record = digits(runs_dir).read()

@@ -315,6 +315,7 @@ def test_the_table_marks_the_best_without_colour(texts: Callable[[str], str]) ->
     assert tag.parent.text == "best0.9904"
 
 
+@pytest.mark.slow
 def test_the_energy_to_round_accuracies_and_to_asked_ones(tmp_path: Path) -> None:
     """The table tells epoch, time and energy; a target never reached is told as that."""
     record = digits(tmp_path).read()
@@ -324,6 +325,7 @@ def test_the_energy_to_round_accuracies_and_to_asked_ones(tmp_path: Path) -> Non
     assert "99.9 %not reached (best 99.04 %)" in asked
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     """Whoever makes the page, whenever and wherever: another process, time zone, locale and hash seed."""
     run = digits(tmp_path / "runs")
@@ -347,6 +349,7 @@ def _long(folder: Path, count: int, series: dict[int, Series], **info: Any) -> W
     return run
 
 
+@pytest.mark.slow
 def test_a_million_points_make_a_small_page(tmp_path: Path) -> None:
     """Lines are reduced to the width of a screen, whatever they were."""
     series = {0: Series("train.loss"), 1: Series("train.smooth_loss")}

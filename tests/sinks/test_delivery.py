@@ -93,6 +93,7 @@ def test_an_agent_that_comes_late_gets_what_was_not_given_up_yet(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("distance")
 def test_an_agent_that_goes_and_comes_again_is_noticed(
     port: int, caplog: pytest.LogCaptureFixture, wait_until: Wait
@@ -138,6 +139,7 @@ def test_a_refusal_counts_against_the_datagram_that_it_is_about(port: int) -> No
     assert (sink.sent, sink.dropped) == (100, 60)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 40), st.sampled_from([0.0, 0.5, 30.0])), max_size=8))
 @settings(max_examples=20, deadline=None)
 def test_sent_and_dropped_add_up_whatever_happens(steps: list[tuple[bool, int, float]]) -> None:
@@ -226,6 +228,7 @@ def test_a_full_socket_is_waited_for(monkeypatch: pytest.MonkeyPatch, caplog: py
     assert warnings(caplog) == []
 
 
+@pytest.mark.slow
 def test_a_socket_that_stays_full_is_given_up(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wait_until: Wait
 ) -> None:
