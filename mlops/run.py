@@ -209,7 +209,7 @@ class Run:
         self._recorder.close(max(1.0, self.settings.close_seconds))
         self._say_outcome(outcome, reason)
         for feed in self._feeds:
-            feed.wake()
+            feed.end(max(0.0, deadline - time.monotonic()))
         for feed in self._feeds:
             if not feed.close(max(0.0, deadline - time.monotonic())):
                 _log.warning("%s did not finish in time; what it has not sent is in %s.", feed.label, self.dir)

@@ -330,6 +330,29 @@ def test_a_sink_that_hangs_holds_up_the_end_no_longer_than_asked(
     hanging.let_go.set()
 
 
+class _Timed(MemorySink):
+    given = 0.0
+
+    def close(self, timeout: float) -> None:
+        self.given = timeout
+        super().close(timeout)
+
+
+def test_a_sink_that_hangs_takes_no_time_from_those_after_it(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch, wait_until: Wait
+) -> None:
+    """All sinks are told to finish at once; each has what is left of the time, not of its predecessor's."""
+    monkeypatch.setenv("MLOPS_CLOSE_SECONDS", "1")
+    hanging, timed = _Hanging(), _Timed()
+    run = quiet(runs_dir, sinks=[hanging, timed])
+    run.log({"a": 1.0})
+    run.close()
+    hanging.let_go.set()
+    wait_until(lambda: timed.closed)
+    assert timed.given > 0
+    assert len(timed.points) == 1
+
+
 def test_a_run_inside_mlops_run_joins_it(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes over name and id, writes beside the owner, and leaves run.json to the owner."""
     with quiet(runs_dir, name="owner", dimensions={"site": "north"}) as owner:
