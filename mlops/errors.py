@@ -11,6 +11,12 @@
     ├── RunError             a run is used in a way it does not allow
     │   └── CommandError     the command that a run shall record cannot be started
     ├── SinkError            a sink cannot take or deliver points
+    │   └── SinkUnavailableError   not now; nothing is lost, it is tried again
+    ├── CloudError           a cloud cannot be used as asked
+    │   ├── CloudConfigError       clouds.yaml or the OS_* variables (also a SettingsError)
+    │   ├── AuthorisationError     the cloud refuses the credentials, or the role
+    │   ├── CloudUnavailableError  the cloud does not answer, or asks to come back later
+    │   └── RequestRefusedError    a service of the cloud will never take this request
     ├── DeviceError          a device cannot be opened or read
     ├── ReportError          a report, a figure or an export cannot be made
     ├── NotebookError        a notebook did not run to its end
@@ -27,6 +33,10 @@ recording side turns them into one warning each.
 from __future__ import annotations
 
 __all__ = [
+    "AuthorisationError",
+    "CloudConfigError",
+    "CloudError",
+    "CloudUnavailableError",
     "CommandError",
     "DeviceError",
     "MissingExtraError",
@@ -36,12 +46,14 @@ __all__ = [
     "NotebookTimeoutError",
     "ParameterError",
     "ReportError",
+    "RequestRefusedError",
     "RunError",
     "RunNotFoundError",
     "SeriesError",
     "SettingsError",
     "SinkError",
     "SinkURLError",
+    "SinkUnavailableError",
     "StoreError",
 ]
 
@@ -54,8 +66,8 @@ class MlopsError(Exception):
         remedy: one sentence, what to do about it; may be empty.
 
     Attributes:
-        exit_code: what the command line exits with (1 failed, 2 usage, 5 the work itself failed,
-            124 timed out, 126 and 127 as shells give them for a command that cannot be started).
+        exit_code: what the command line exits with (1 failed, 2 usage, 4 not authorised, 5 the work itself
+            failed, 124 timed out, 126 and 127 as shells give them for a command that cannot be started).
     """
 
     exit_code: int = 1
@@ -136,6 +148,60 @@ class CommandError(RunError):
 
 class SinkError(MlopsError):
     """A sink cannot take or deliver points."""
+
+
+class SinkUnavailableError(SinkError):
+    """A durable sink cannot take points now; it has taken none of them, and shall be asked again.
+
+    Attributes:
+        retry_after: seconds after which its destination asked to be tried again, if it did.
+    """
+
+    def __init__(self, what: str, *, remedy: str = "", retry_after: float | None = None) -> None:
+        super().__init__(what, remedy=remedy)
+        self.retry_after = retry_after
+
+
+class CloudError(MlopsError):
+    """A cloud cannot be used as asked: there is no such service in it, or it is none."""
+
+
+class CloudConfigError(CloudError, SettingsError):
+    """What clouds.yaml or the OS_* variables say of a cloud is missing or cannot be understood."""
+
+    exit_code = 2
+
+
+class AuthorisationError(CloudError):
+    """The cloud knows us not, or not in a role that may do this."""
+
+    exit_code = 4
+
+
+class CloudUnavailableError(CloudError):
+    """The cloud does not answer, answers that it cannot now, or asks to come back later.
+
+    Attributes:
+        retry_after: seconds after which it asked to be tried again, if it did.
+    """
+
+    def __init__(self, what: str, *, remedy: str = "", retry_after: float | None = None) -> None:
+        super().__init__(what, remedy=remedy)
+        self.retry_after = retry_after
+
+
+class RequestRefusedError(CloudError):
+    """A service has looked at a request and will not take it, now or later.
+
+    Attributes:
+        status: of the answer: 400, 404, 409, 413 or 422.
+        detail: what the service said about it.
+    """
+
+    def __init__(self, what: str, *, remedy: str = "", status: int = 400, detail: str = "") -> None:
+        super().__init__(what, remedy=remedy)
+        self.status = status
+        self.detail = detail
 
 
 class DeviceError(MlopsError):

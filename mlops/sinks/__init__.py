@@ -5,7 +5,7 @@ A sink is two methods, ``write(points)`` and ``close(timeout)``; to add one, sub
 :data:`~mlops.sinks.base.SCHEMES`, and add it to the contract suite in ``tests/sinks``.
 """
 
-from mlops.sinks.base import SCHEMES, Point, Points, RunIdentity, Sink, SinkURL, open_sink
+from mlops.sinks.base import SCHEMES, DurableSink, Point, Points, RunIdentity, Sink, SinkURL, open_sink
 from mlops.sinks.memory import MemorySink
 
-__all__ = ["SCHEMES", "MemorySink", "Point", "Points", "RunIdentity", "Sink", "SinkURL", "open_sink"]
+__all__ = ["SCHEMES", "DurableSink", "MemorySink", "Point", "Points", "RunIdentity", "Sink", "SinkURL", "open_sink"]

@@ -6,7 +6,7 @@ import abc
 import importlib
 import importlib.metadata
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
@@ -15,11 +15,13 @@ from mlops.blocks import Columns
 from mlops.errors import SettingsError, SinkError, SinkURLError
 from mlops.series import Series
 from mlops.settings import Settings
+from mlops.store import RunInfo
 
-__all__ = ["SCHEMES", "Point", "Points", "RunIdentity", "Sink", "SinkURL", "open_sink"]
+__all__ = ["SCHEMES", "DurableSink", "Point", "Points", "RunIdentity", "Sink", "SinkURL", "open_sink"]
 
 SCHEMES: Final[Mapping[str, str]] = {
     "memory": "mlops.sinks.memory:MemorySink",
+    "monasca": "mlops.sinks.monasca:MonascaSink",
     "statsd": "mlops.sinks.statsd:StatsdSink",
 }
 """The class of each URL scheme; packages may add more as entry points of the group ``mlops.sinks``."""
@@ -35,6 +37,7 @@ class RunIdentity:
         dimensions: of every series of the run.
         host: where this process runs.
         rank: of this process; ``None`` outside a distributed training.
+        process: tells processes of one run apart that have no rank; empty for the only one.
     """
 
     id: str
@@ -42,6 +45,7 @@ class RunIdentity:
     dimensions: Mapping[str, str] = field(default_factory=dict)
     host: str = ""
     rank: int | None = None
+    process: str = ""
 
 
 class Point(NamedTuple):
@@ -123,6 +127,54 @@ class Sink(abc.ABC):
         raise SinkURLError(f"{url} cannot be opened by its URL: {cls.__name__} has no from_url")
 
 
+class DurableSink(Sink):
+    """A sink that gets every point of the store, however long its destination is away.
+
+    What feeds it (:mod:`mlops.sinks.spool`) keeps a cursor on disk for each points file and destination: a
+    point is passed over only once ``write`` has returned.  After a crash the last points come again, so
+    the destination must take the same point twice for one.
+
+    Attributes:
+        most: points in one call of ``write``.
+        interval: seconds between two deliveries while a run goes on; points gather meanwhile.
+    """
+
+    most: int = 1000
+    interval: float = 5.0
+
+    @abc.abstractmethod
+    def destination(self) -> str:
+        """Where points go, in words that mean the same on every machine; names the cursor.
+
+        Raises:
+            SinkUnavailableError: it cannot be known now; it is asked again later.
+            MlopsError: it cannot be known until somebody mends something.
+        """
+
+    @abc.abstractmethod
+    def write(self, points: Points) -> None:
+        """Deliver these points, all of them; what the destination will never take counts as dropped.
+
+        Raises:
+            SinkUnavailableError: not now; the same points come again.
+            MlopsError: not until somebody mends something; the same points come again.
+        """
+
+    def preparer(self) -> Callable[[Columns], Columns]:
+        """What is done to a points file's points before they are written: once each, in their order.
+
+        After a restart it sees the file from its beginning again and must give the same points.
+        """
+        return lambda columns: columns
+
+    def describe(self, run: RunIdentity, info: RunInfo) -> None:  # noqa: B027 - a sink may have no place for it
+        """Tell the destination about the run itself; called when its delivery begins and when it has ended.
+
+        Raises:
+            MlopsError: as ``write``.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class SinkURL:
     """A sink's URL, taken apart: ``scheme://host:port/path?option=value``.
@@ -138,7 +190,7 @@ class SinkURL:
     path: str
     options: Mapping[str, str]
 
-    FORMS: ClassVar[str] = "statsd://HOST[:PORT] or memory:"
+    FORMS: ClassVar[str] = "statsd://HOST[:PORT], monasca://CLOUD or memory:"
 
     @classmethod
     def parse(cls, text: str) -> SinkURL:
