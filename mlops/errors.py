@@ -11,7 +11,8 @@
     ├── RunError             a run is used in a way it does not allow
     │   └── CommandError     the command that a run shall record cannot be started
     ├── SinkError            a sink cannot take or deliver points
-    │   └── SinkUnavailableError   not now; nothing is lost, it is tried again
+    │   ├── SinkUnavailableError   not now; nothing is lost, it is tried again
+    │   └── SpoolBusyError         another process is delivering the same points
     ├── CloudError           a cloud cannot be used as asked
     │   ├── CloudConfigError       clouds.yaml or the OS_* variables (also a SettingsError)
     │   ├── AuthorisationError     the cloud refuses the credentials, or the role
@@ -54,6 +55,7 @@ __all__ = [
     "SinkError",
     "SinkURLError",
     "SinkUnavailableError",
+    "SpoolBusyError",
     "StoreError",
 ]
 
@@ -160,6 +162,10 @@ class SinkUnavailableError(SinkError):
     def __init__(self, what: str, *, remedy: str = "", retry_after: float | None = None) -> None:
         super().__init__(what, remedy=remedy)
         self.retry_after = retry_after
+
+
+class SpoolBusyError(SinkError):
+    """Another process is delivering the same points file to the same destination."""
 
 
 class CloudError(MlopsError):

@@ -19,7 +19,7 @@ from mlops.errors import StoreError
 from mlops.series import Series
 from mlops.store import RUNNING, RunFolder, RunInfo
 
-__all__ = ["Gap", "PointsReader", "Record", "read_run"]
+__all__ = ["Gap", "PointsReader", "Record", "known", "read_run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +131,17 @@ class PointsReader:
         if missing > 0:
             self.gaps.append(Gap(self.path.name, f"{missing} points that were written are not there", missing))
 
+    def count(self) -> int:
+        """About how many points the file holds by now, from its blocks' headers alone.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        try:
+            return blocks.count(self.path.read_bytes())
+        except OSError as error:
+            raise StoreError(f"Cannot read {self.path}: {error.strerror}") from error
+
     def read_buffer(self) -> Columns | None:
         """The points that the file's process left in its buffer when it was killed; after :meth:`read`.
 
@@ -197,9 +208,9 @@ def read_run(folder: RunFolder) -> Record:
         reader = PointsReader(path)
         start = total
         for columns in _all_columns(reader, ended=ended):
-            known = _with_known_series(columns, reader)
-            parts.append(_renumbered(known, reader.series, table))
-            total += len(known)
+            named = known(columns, reader)
+            parts.append(_renumbered(named, reader.series, table))
+            total += len(named)
         processes.append((path.name, start, total))
         reader.note_missing(total - start, _expected(info, reader))
         notes.append(reader.notes)
@@ -232,14 +243,14 @@ def _expected(info: RunInfo, reader: PointsReader) -> int:
     return max(_counts(info).get(reader.path.name, 0), noted if isinstance(noted, int) else 0)
 
 
-def _with_known_series(columns: Columns, reader: PointsReader) -> Columns:
-    """Without the points whose series' definition was lost to damage: they are counted as a gap."""
-    known = np.isin(columns.series, np.fromiter(reader.series, np.uint32, len(reader.series)))
-    if known.all():
+def known(columns: Columns, reader: PointsReader) -> Columns:
+    """Without the points whose series' definition was lost to damage: they are noted as a gap of the reader's."""
+    named = np.isin(columns.series, np.fromiter(reader.series, np.uint32, len(reader.series)))
+    if named.all():
         return columns
-    lost = int(len(known) - np.count_nonzero(known))
+    lost = int(len(named) - np.count_nonzero(named))
     reader.gaps.append(Gap(reader.path.name, f"the names of {lost} points' series are missing", lost))
-    return columns.pick(known)
+    return columns.pick(named)
 
 
 def _renumbered(columns: Columns, ids: dict[int, Series], table: dict[Series, int]) -> Columns:

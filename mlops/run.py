@@ -26,11 +26,12 @@ from mlops import facts
 from mlops.devices import Device, Sampler, opener
 from mlops.errors import RunError, StoreError
 from mlops.recorder import Recorder
+from mlops.ring import SUFFIX as RING_SUFFIX
 from mlops.series import Series, check_dimensions, check_name, mend_dimensions
 from mlops.settings import Settings
 from mlops.sinks import RunIdentity, Sink, open_sink
-from mlops.sinks.feed import Feed
-from mlops.store import OUTCOMES, RunFolder, RunInfo, new_run_id, process_started
+from mlops.sinks.feed import begin as begin_feed
+from mlops.store import OUTCOMES, RunFolder, RunInfo, file_stem, new_run_id, process_started
 
 __all__ = ["JOIN_VARIABLE", "Run", "current_run"]
 
@@ -108,8 +109,9 @@ class Run:
         self._folder, self._recorder = self._open_store(root)
         self.dir = self._folder.path
         self.__dict__["log"] = self._recorder.log
-        identity = RunIdentity(self.id, self.name, self.dimensions, self._info.host, self.rank)
-        self._feeds = [Feed(sink, self._recorder.path, identity, label) for label, sink in opened]
+        self._process = self._mark_of_process()
+        identity = RunIdentity(self.id, self.name, self.dimensions, self._info.host, self.rank, self._process)
+        self._feeds = [begin_feed(sink, self._recorder.path, identity, label) for label, sink in opened]
         self._note_start()
         self._sampler = Sampler(
             openers,
@@ -212,7 +214,13 @@ class Run:
             feed.end(max(0.0, deadline - time.monotonic()))
         for feed in self._feeds:
             if not feed.close(max(0.0, deadline - time.monotonic())):
-                _log.warning("%s did not finish in time; what it has not sent is in %s.", feed.label, self.dir)
+                _log.warning(
+                    "%s did not finish in time; what it has not sent is in %s. Where a sink delivers every point, "
+                    "send the rest with: mlops upload %s",
+                    feed.label,
+                    self.dir,
+                    self.id,
+                )
         _forget(self)
 
     # -- what others ask ------------------------------------------------------------------------
@@ -264,6 +272,7 @@ class Run:
             except StoreError:
                 info = RunInfo(folder.id, name or self.settings.name or _script_name(), now)
             self.dimensions = {**info.dimensions, **self.dimensions}
+            self._owner = file_stem(info.host, info.pid)
         else:
             chosen = name or self.settings.name or _script_name()
             check_dimensions({"run": chosen}, "the run's name")
@@ -308,9 +317,28 @@ class Run:
         )
         return folder, recorder
 
+    def _mark_of_process(self) -> str:
+        """What tells this process's series from those of others of this run that have no rank either.
+
+        The first that joins needs no mark.  It is decided after the own file is there: of two that join at
+        once, at least one sees the other.
+        """
+        if not self.joined or self.rank is not None:
+            return ""
+        own = self._recorder.path
+        owner = f"{self._owner}-"
+        before = f"{own.stem.rpartition('-')[0]}-"
+        for path in self._folder.points_files():
+            ended_here = path.name.startswith(before) and not path.with_suffix(RING_SUFFIX).exists()
+            if path != own and not path.name.startswith(owner) and not ended_here:
+                return own.stem
+        return ""
+
     def _note_start(self) -> None:
         self._save_info(
             {
+                "name": self.name,
+                "process": self._process,
                 "host": self._info.host,
                 "pid": self._pid,
                 "rank": self.rank,

@@ -31,7 +31,17 @@ from mlops import blocks, ring
 from mlops.errors import RunNotFoundError, StoreError
 from mlops.series import Series
 
-__all__ = ["OUTCOMES", "RUNNING", "PointsWriter", "RunFolder", "RunInfo", "list_runs", "new_run_id", "open_run"]
+__all__ = [
+    "OUTCOMES",
+    "RUNNING",
+    "PointsWriter",
+    "RunFolder",
+    "RunInfo",
+    "file_stem",
+    "list_runs",
+    "new_run_id",
+    "open_run",
+]
 
 RUN_FILE: Final = "run.json"
 POINTS_SUFFIX: Final = ".points"
@@ -126,6 +136,11 @@ def new_run_id(name: str, now: float) -> str:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
     slug = re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.")[:48] or "run"
     return f"{stamp}-{slug}-{secrets.token_hex(3)}"
+
+
+def file_stem(host: str, pid: int) -> str:
+    """What the names of a process's files begin with; a number follows."""
+    return f"{re.sub(r'[^A-Za-z0-9.]+', '-', host)[:60] or 'host'}-{pid}"
 
 
 class PointsWriter:
@@ -234,8 +249,7 @@ class RunFolder:
 
     def new_points_path(self) -> Path:
         """A name for this process's points file that no file bears yet."""
-        host = re.sub(r"[^A-Za-z0-9.]+", "-", socket.gethostname())[:60] or "host"
-        stem = f"{host}-{os.getpid()}"
+        stem = file_stem(socket.gethostname(), os.getpid())
         number = 0
         while (path := self.path / f"{stem}-{number}{POINTS_SUFFIX}").exists():
             number += 1

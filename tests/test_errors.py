@@ -18,7 +18,7 @@ def test_every_error_is_one_tree_drawn_in_the_docstring(kind: type[errors.MlopsE
     """Every public error derives from MlopsError and stands in the drawing."""
     assert errors.__doc__ is not None
     assert kind.__name__ in errors.__doc__
-    assert kind.exit_code in {1, 2, 5, 124, 127}
+    assert kind.exit_code in {1, 2, 4, 5, 124, 127}
 
 
 def test_text_is_what_happened_and_then_the_remedy() -> None:
@@ -34,6 +34,9 @@ def test_text_is_what_happened_and_then_the_remedy() -> None:
         errors.SettingsError("a", remedy="b"),
         errors.SeriesError("a", remedy="b", mended="c"),
         errors.MissingExtraError("papermill", "notebook"),
+        errors.SinkUnavailableError("a", remedy="b", retry_after=3.0),
+        errors.CloudUnavailableError("a", retry_after=3.0),
+        errors.RequestRefusedError("a", status=422, detail="c"),
     ],
     ids=lambda error: type(error).__name__,
 )

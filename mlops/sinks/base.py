@@ -6,7 +6,7 @@ import abc
 import importlib
 import importlib.metadata
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
@@ -160,14 +160,18 @@ class DurableSink(Sink):
             MlopsError: not until somebody mends something; the same points come again.
         """
 
-    def preparer(self) -> Callable[[Columns], Columns]:
-        """What is done to a points file's points before they are written: once each, in their order.
+    def preparer(self, before: Callable[[], Iterable[Columns]]) -> Callable[[Columns], Columns]:
+        """What is done to one points file's points before they are written: block by block, in their order.
 
-        After a restart it sees the file from its beginning again and must give the same points.
+        After a restart it sees the file from its beginning again and must give the same points.  What
+        it leaves out counts as dropped.
+
+        Args:
+            before: gives again the blocks that it has been given so far.
         """
         return lambda columns: columns
 
-    def describe(self, run: RunIdentity, info: RunInfo) -> None:  # noqa: B027 - a sink may have no place for it
+    def describe(self, run: RunIdentity, info: RunInfo) -> None:
         """Tell the destination about the run itself; called when its delivery begins and when it has ended.
 
         Raises:

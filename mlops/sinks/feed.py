@@ -14,17 +14,19 @@ from pathlib import Path
 from mlops.blocks import Columns
 from mlops.errors import MlopsError
 from mlops.record import PointsReader
-from mlops.sinks.base import Points, RunIdentity, Sink
+from mlops.sinks._patience import patiently
+from mlops.sinks.base import DurableSink, Points, RunIdentity, Sink
+from mlops.sinks.spool import Spool
 
-__all__ = ["Feed"]
+__all__ = ["DurableFeed", "Feed", "begin"]
 
 _log = logging.getLogger("mlops")
 _IDLE_SECONDS = 0.5
 """How often a sink is called without news, at the least."""
 
 
-class Feed:
-    """Feeds a sink from a points file, on a thread of its own.
+def begin(sink: Sink, path: Path, run: RunIdentity, label: str) -> Feed:
+    """Begin to feed a sink from a points file.
 
     Args:
         sink: the destination.
@@ -32,11 +34,19 @@ class Feed:
         run: whose points they are.
         label: what messages call the sink.
     """
+    if isinstance(sink, DurableSink):
+        return DurableFeed(sink, path, run, label)
+    return Feed(sink, path, run, label)
+
+
+class Feed:
+    """Feeds a sink from a points file, on a thread of its own; :func:`begin` tells the arguments."""
 
     def __init__(self, sink: Sink, path: Path, run: RunIdentity, label: str) -> None:
         self.sink = sink
         self.label = label
         self._run = run
+        self._path = path
         self._reader = PointsReader(path)
         self._news = threading.Event()
         self._ending = threading.Event()
@@ -75,6 +85,9 @@ class Feed:
             self._news.clear()
             self._feed()
         self._feed()
+        self._close_sink()
+
+    def _close_sink(self) -> None:
         try:
             self.sink.close(max(0.0, self._close_by - time.monotonic()))
         except Exception as error:  # noqa: BLE001 - a sink of the user's own may raise whatever it likes
@@ -113,3 +126,77 @@ class Feed:
                 error,
                 points,
             )
+
+
+class DurableFeed(Feed):
+    """Delivers a points file to a durable sink, and waits for its destination as long as the run goes on.
+
+    What is not delivered when the run's end can wait no longer stays in the store, behind the cursor,
+    for ``mlops upload``.
+    """
+
+    sink: DurableSink
+    _trouble: BaseException | None = None
+
+    def _work(self) -> None:
+        spool = Spool(self._path, self.sink)
+        try:
+            while not self._ending.wait(self.sink.interval):
+                self._deliver(spool)
+            self._deliver(spool)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the points are in the store
+            self._trouble = error
+        finally:
+            self._say_what_is_left(spool)
+            spool.close()
+        self._close_sink()
+
+    def _deliver(self, spool: Spool) -> None:
+        """Deliver what the file holds by now, and tell about the run; waits where it must."""
+        retrying = patiently(stop=self._is_over, sleep=self._wait, before_sleep=self._away)
+        while retrying(spool.advance):
+            self._back()
+        retrying(spool.describe)
+        self._back()
+
+    def _is_over(self, _error: BaseException) -> bool:
+        return self._ending.is_set() and time.monotonic() >= self._close_by
+
+    def _wait(self, seconds: float) -> None:
+        """Wait so long; the run's end cuts it short once, then its deadline does."""
+        if self._ending.is_set():
+            time.sleep(max(0.0, min(seconds, self._close_by - time.monotonic())))
+        else:
+            self._ending.wait(seconds)
+
+    def _away(self, error: BaseException) -> None:
+        if self._trouble is None:
+            say = _log.warning if "away" not in self._said else _log.info
+            self._said.add("away")
+            say(
+                "%s takes nothing: %s Training goes on; every point is in the store, and what is there is sent as "
+                "soon as it can be.",
+                self.label,
+                _sentence(error),
+            )
+        self._trouble = error
+
+    def _back(self) -> None:
+        if self._trouble is not None:
+            self._trouble = None
+            _log.info("%s takes points again.", self.label)
+
+    def _say_what_is_left(self, spool: Spool) -> None:
+        if self._trouble is not None:
+            _log.warning(
+                "%s: not all points of %s had been sent when the run ended: %s Send the rest with: mlops upload %s",
+                self.label,
+                self._run.id,
+                _sentence(self._trouble),
+                self._run.id,
+            )
+
+
+def _sentence(error: BaseException) -> str:
+    text = str(error) if isinstance(error, MlopsError) else f"{type(error).__name__}: {error}"
+    return text if text.endswith((".", "!", "?")) else f"{text}."
