@@ -4,7 +4,8 @@ The agent keeps one value of a gauge per interval of its own (20 s), so sending 
 lose all but the last.  Each series is summed up instead, under its own name for the last value
 and ``.mean``, ``.min``, ``.max`` and ``.count`` for the rest, all of them gauges: an agent's counters
 are cut to integers.  A series' first summary goes out at once, then one an interval, and what is
-left at the end.  Every single point, with its own time, is in the store.
+left at the end: that last one comes early and may replace the one before it in the agent, so it tells
+of both.  Every single point, with its own time, is in the store.
 
 The agent never forgets a series, so there are few and they live long: a run's *name* is a dimension
 (``run``), its id is not.  The rank is one where a training has several processes.  The host is
@@ -53,15 +54,21 @@ _log = logging.getLogger("mlops")
 class _Window:
     """What has come of one series since its last summary."""
 
-    __slots__ = ("count", "dimensions", "due", "high", "last", "low", "mean", "name")
+    __slots__ = ("before", "count", "dimensions", "due", "high", "last", "low", "mean", "name")
 
     def __init__(self, name: str, dimensions: dict[str, str]) -> None:
         self.name = name
         self.dimensions = dimensions
         self.due = 0.0
-        self.reset()
+        self.before: tuple[int, float, float, float] | None = None
+        self._clear()
 
     def reset(self) -> None:
+        """Begin anew, once a summary has been made."""
+        self.before = (self.count, self.mean, self.low, self.high)
+        self._clear()
+
+    def _clear(self) -> None:
         self.count = 0
         self.last = self.mean = 0.0
         self.low, self.high = float("inf"), float("-inf")
@@ -74,6 +81,12 @@ class _Window:
         self.mean = min(max(weighted, self.low), self.high)
         self.count = total
         self.last = last
+
+    def widen(self) -> None:
+        """Let this summary tell of the one before it too, which it will replace in the agent."""
+        if self.before is not None:
+            count, mean, low, high = self.before
+            self.add(count, self.last, mean, low, high)
 
     def values(self) -> tuple[float, float, float, float, int]:
         """In the order of :data:`SUFFIXES`."""
@@ -189,7 +202,7 @@ class StatsdSink(Sink):
             return
         self._closed = True
         dropped = self.dropped
-        self._pack(window for window in self._windows.values() if window.count)
+        self._pack((window for window in self._windows.values() if window.count), last=True)
         self._delivery.finish(timeout * _SHARE)
         if self.dropped > dropped and "away" not in self._said:
             self._say(
@@ -281,9 +294,12 @@ class StatsdSink(Sink):
 
     # -- summaries to lines -----------------------------------------------------------------------
 
-    def _pack(self, windows: Iterator[_Window]) -> None:
+    def _pack(self, windows: Iterator[_Window], *, last: bool = False) -> None:
+        now = self._clock()
         for window in windows:
             self._connection.summary = _Outgoing(window)
+            if last and now < window.due:
+                window.widen()
             for suffix, value in zip(SUFFIXES, window.values(), strict=True):
                 name = window.name + suffix
                 if suffix and (name, tuple(window.dimensions.items())) in self._windows:
