@@ -14,7 +14,8 @@ persister), each seen on the real part:
 * a value is a finite number.
 
 :data:`METRICS` is the one table of the names that mlops itself sends; everything that needs a
-name, a unit or a description derives it from there.
+name, a unit or a description derives it from there: :func:`exposed` for Prometheus, :func:`tag` for
+TensorBoard.
 """
 
 from __future__ import annotations
@@ -22,20 +23,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from mlops.errors import SeriesError
 
 __all__ = [
     "METRICS",
+    "Exposed",
     "Metric",
     "Series",
     "as_number",
     "check_dimensions",
     "check_name",
+    "exposed",
     "mend_dimensions",
     "mend_name",
     "metric",
+    "tag",
 ]
 
 MAX_LENGTH: Final = 255
@@ -49,6 +53,16 @@ _DIMENSION_RULE: Final = re.compile(f"[{re.escape(_BAD_IN_DIMENSION)}{_UNSEEN}]"
 _KEY_RULE: Final = re.compile(f"[{re.escape(_BAD_IN_DIMENSION)}\\s{_UNSEEN}]")
 _SHOWN: Final = 60
 _NAME_STARTS: Final = ("_e", "_sc", "#")
+_NOT_IN_PROMETHEUS: Final = re.compile("[^a-zA-Z0-9_]")
+_PROMETHEUS_UNITS: Final[Mapping[str, str]] = {
+    "W": "watts",
+    "J": "joules",
+    "By": "bytes",
+    "Cel": "celsius",
+    "Hz": "hertz",
+    "s": "seconds",
+    "%": "ratio",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +97,14 @@ class Metric:
         description: one sentence.
         host_name: the name under which a host's own agent publishes the same quantity (StackHPC's
             nvidia plugin), so that a host's series and a job's join by ``uuid``; empty if none.
+        counter: it only grows, from 0 or so, as long as what is counted lives; rates of it mean something.
     """
 
     name: str
     unit: str
     description: str
     host_name: str = ""
+    counter: bool = False
 
 
 _TABLE: Final = (
@@ -107,7 +123,7 @@ _TABLE: Final = (
         "electrical power of the board, averaged over 1 s where the GPU does so",
         "nvidia.power_watts",
     ),
-    Metric("gpu.energy_joules", "J", "energy of the board since recording began"),
+    Metric("gpu.energy_joules", "J", "energy of the board since recording began", counter=True),
     Metric("gpu.utilisation_percent", "%", "share of time in which a kernel ran", "nvidia.utilisation_gpu_percent"),
     Metric(
         "gpu.memory_utilisation_percent",
@@ -123,13 +139,13 @@ _TABLE: Final = (
     Metric("gpu.sm_clock_hertz", "Hz", "clock of the streaming multiprocessors"),
     Metric("gpu.memory_clock_hertz", "Hz", "clock of the device memory"),
     Metric("gpu.throttle_reasons", "", "bit mask of NVML's clocks event reasons"),
-    Metric("gpu.ecc_errors", "", "uncorrected ECC errors since the driver loaded"),
+    Metric("gpu.ecc_errors", "", "uncorrected ECC errors since the driver loaded", counter=True),
     Metric("host.cpu_percent", "%", "share of all cores in use"),
     Metric("host.memory_used_bytes", "By", "memory in use on the host"),
     Metric("host.process_memory_bytes", "By", "resident memory of the training process and its children"),
     Metric("host.power_watts", "W", "power of the CPU packages, from RAPL"),
-    Metric("host.energy_joules", "J", "energy of the CPU packages since recording began, from RAPL"),
-    Metric("mlops.dropped_points", "", "points that could not be kept because the buffer was full"),
+    Metric("host.energy_joules", "J", "energy of the CPU packages since recording began, from RAPL", counter=True),
+    Metric("mlops.dropped_points", "", "points that could not be kept because the buffer was full", counter=True),
 )
 
 METRICS: Final[Mapping[str, Metric]] = {entry.name: entry for entry in _TABLE}
@@ -139,6 +155,53 @@ METRICS: Final[Mapping[str, Metric]] = {entry.name: entry for entry in _TABLE}
 def metric(name: str) -> Metric:
     """What is known of a name; a name of the user's own has no unit and no description."""
     return METRICS.get(name) or Metric(name, "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Exposed:
+    """A metric as Prometheus is shown it.
+
+    Attributes:
+        name: of its samples, such as ``mlops_gpu_energy_joules_total``.
+        kind: its type.
+        unit: Prometheus' word for its unit, with which the name ends, ``_total`` aside; empty if it has none.
+        divisor: what a value is divided by: 100 where we count in per cent, since Prometheus counts in wholes.
+        help: one sentence.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    unit: str
+    divisor: float
+    help: str
+
+
+def exposed(name: str) -> Exposed:
+    """A metric as Prometheus is shown it, by its rules: base units at the end, ``_total`` for what is counted.
+
+    Two names of the user's own may come to one (``a.b`` and ``a_b``), also to one of ours.
+    Source: https://prometheus.io/docs/practices/naming/.
+    """
+    known = metric(name)
+    unit = _PROMETHEUS_UNITS.get(known.unit, "")
+    mended = _NOT_IN_PROMETHEUS.sub("_", name.removeprefix("mlops."))
+    if unit == "ratio":
+        mended = f"{mended.removesuffix('percent')}ratio"
+    about = known.description or "a value of the training"
+    return Exposed(
+        f"mlops_{mended}_total" if known.counter else f"mlops_{mended}",
+        "counter" if known.counter else "gauge",
+        unit,
+        100.0 if unit == "ratio" else 1.0,
+        f"{about[0].upper()}{about[1:]} (recorded as {name}).",
+    )
+
+
+def tag(series: Series) -> str:
+    """A series' name in TensorBoard, which folds at slashes: ``gpu/power_watts/uuid=GPU-1``."""
+    inside = ",".join(f"{key}={value}" for key, value in series.dimensions)
+    folded = series.name.replace(".", "/")
+    return f"{folded}/{inside}" if inside else folded
 
 
 def mend_name(name: str) -> str:
