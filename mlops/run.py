@@ -110,7 +110,9 @@ class Run:
         self.dir = self._folder.path
         self.__dict__["log"] = self._recorder.log
         self._process = self._mark_of_process()
-        identity = RunIdentity(self.id, self.name, self.dimensions, self._info.host, self.rank, self._process)
+        identity = RunIdentity(
+            self.id, self.name, self.dimensions, self._info.host, self.rank, self._process, self.dir, self._info
+        )
         self._feeds = [begin_feed(sink, self._recorder.path, identity, label) for label, sink in opened]
         self._note_start()
         self._sampler = Sampler(

@@ -8,6 +8,7 @@ import importlib.metadata
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
@@ -38,6 +39,9 @@ class RunIdentity:
         host: where this process runs.
         rank: of this process; ``None`` outside a distributed training.
         process: tells processes of one run apart that have no rank; empty for the only one.
+        folder: the run's, on this machine; ``None`` where a sink is used without a run.
+        info: what this process knows of the run, beside a training: its parameters fill, and its outcome is
+            there when the sink is closed.
     """
 
     id: str
@@ -46,6 +50,8 @@ class RunIdentity:
     host: str = ""
     rank: int | None = None
     process: str = ""
+    folder: Path | None = field(default=None, compare=False)
+    info: RunInfo | None = field(default=None, compare=False, repr=False)
 
 
 class Point(NamedTuple):
@@ -194,7 +200,9 @@ class SinkURL:
     path: str
     options: Mapping[str, str]
 
-    FORMS: ClassVar[str] = "statsd://HOST[:PORT], monasca://CLOUD or memory:"
+    FORMS: ClassVar[str] = (
+        "statsd://HOST[:PORT], monasca://CLOUD, prometheus://[HOST]:PORT, tensorboard:DIR or memory:"
+    )
 
     @classmethod
     def parse(cls, text: str) -> SinkURL:
