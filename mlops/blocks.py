@@ -79,19 +79,22 @@ class Columns:
         value: float64.
         series: uint32, the series' id within its file.
         step: uint32, 0 where none was given, else step + 1.
+        logged: like ``time``, as it was logged, where ``time`` has been changed for a destination.
     """
 
     time: NDArray[np.float64]
     value: NDArray[np.float64]
     series: NDArray[np.uint32]
     step: NDArray[np.uint32]
+    logged: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.time)
 
     def pick(self, which: slice | NDArray[Any]) -> Columns:
         """The points that a slice, a mask or an array of indices chooses."""
-        return Columns(self.time[which], self.value[which], self.series[which], self.step[which])
+        logged = None if self.logged is None else self.logged[which]
+        return Columns(self.time[which], self.value[which], self.series[which], self.step[which], logged)
 
     @staticmethod
     def join(parts: Sequence[Columns]) -> Columns:
@@ -103,6 +106,9 @@ class Columns:
             np.concatenate([part.value for part in parts]),
             np.concatenate([part.series for part in parts]),
             np.concatenate([part.step for part in parts]),
+            None
+            if all(part.logged is None for part in parts)
+            else np.concatenate([part.time if part.logged is None else part.logged for part in parts]),
         )
 
 

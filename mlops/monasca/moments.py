@@ -5,6 +5,8 @@ later one replaces the earlier.  That makes sending twice harmless, and it loses
 logged within one millisecond.  So each point of a series gets a millisecond of its own: its own,
 rounded, or the next one that is free.  Which one depends on nothing but the points before it in
 their file, so whoever reads the file from its beginning, on whatever machine, comes to the same.
+The time at which it was logged goes along, for where it tells what came first (see
+:mod:`mlops.monasca.points`).
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class Moments:
     def assign(self, columns: Columns) -> Columns:
         """The points with times that are whole milliseconds, none twice in a series.
 
-        ``round(time * 1000)`` gives the millisecond back.
+        ``round(time * 1000)`` gives the millisecond back; ``logged`` has the times as they were.
         """
         raw = milliseconds(columns.time)
         own = self._in_order(columns.series, raw) if self._used is None else None
@@ -55,7 +57,7 @@ class Moments:
                 for earlier in self._before():
                     self._used.assign(earlier.series, milliseconds(earlier.time))
             own = self._used.assign(columns.series, raw)
-        return Columns(own / 1000.0, columns.value, columns.series, columns.step)
+        return Columns(own / 1000.0, columns.value, columns.series, columns.step, columns.time)
 
     def _in_order(self, series: NDArray[np.uint32], raw: NDArray[np.int64]) -> NDArray[np.int64] | None:
         own = np.empty_like(raw)
