@@ -23,7 +23,9 @@ __all__ = ["SCHEMES", "DurableSink", "Point", "Points", "RunIdentity", "Sink", "
 SCHEMES: Final[Mapping[str, str]] = {
     "memory": "mlops.sinks.memory:MemorySink",
     "monasca": "mlops.sinks.monasca:MonascaSink",
+    "prometheus": "mlops.sinks.prometheus:PrometheusSink",
     "statsd": "mlops.sinks.statsd:StatsdSink",
+    "tensorboard": "mlops.sinks.tensorboard:TensorboardSink",
 }
 """The class of each URL scheme; packages may add more as entry points of the group ``mlops.sinks``."""
 
@@ -200,9 +202,7 @@ class SinkURL:
     path: str
     options: Mapping[str, str]
 
-    FORMS: ClassVar[str] = (
-        "statsd://HOST[:PORT], monasca://CLOUD, prometheus://[HOST]:PORT, tensorboard:DIR or memory:"
-    )
+    FORMS: ClassVar[str] = "statsd://HOST[:PORT], monasca://CLOUD, prometheus://[HOST]:PORT, tensorboard:DIR or memory:"
 
     @classmethod
     def parse(cls, text: str) -> SinkURL:

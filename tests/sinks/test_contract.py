@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,11 +21,11 @@ class Case:
 
     Attributes:
         alive: a context that gives the URL of a sink whose destination is there.
-        dead: the URL of one whose destination is not.
+        dead: the same of one whose destination is not.
     """
 
     alive: Callable[[], Iterator[str]]
-    dead: Callable[[], str]
+    dead: Callable[[], Iterator[str]]
 
 
 def _memory() -> Iterator[str]:
@@ -36,9 +37,37 @@ def _statsd() -> Iterator[str]:
         yield f"statsd://127.0.0.1:{listener.port}"
 
 
+def _prometheus() -> Iterator[str]:
+    yield "prometheus://127.0.0.1:0"
+
+
+def _tensorboard() -> Iterator[str]:
+    yield "tensorboard:logs"
+
+
+def _memory_that_is_full() -> Iterator[str]:
+    yield "memory:?limit=0"
+
+
+def _statsd_without_agent() -> Iterator[str]:
+    yield f"statsd://127.0.0.1:{closed_port()}"
+
+
+def _prometheus_at_a_taken_port() -> Iterator[str]:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))  # it does not listen, so that whoever asks it who it is need not wait
+        yield f"prometheus://127.0.0.1:{other.getsockname()[1]}"
+
+
+def _tensorboard_in_no_folder() -> Iterator[str]:
+    yield "tensorboard:/dev/null/logs"
+
+
 CASES = {
-    "memory": Case(_memory, lambda: "memory:?limit=0"),
-    "statsd": Case(_statsd, lambda: f"statsd://127.0.0.1:{closed_port()}"),
+    "memory": Case(_memory, _memory_that_is_full),
+    "prometheus": Case(_prometheus, _prometheus_at_a_taken_port),
+    "statsd": Case(_statsd, _statsd_without_agent),
+    "tensorboard": Case(_tensorboard, _tensorboard_in_no_folder),
 }
 
 
@@ -60,9 +89,10 @@ def alive(case: Case) -> Iterator[Sink]:
 @pytest.fixture
 def dead(case: Case) -> Iterator[Sink]:
     """A sink whose destination is not there."""
-    sink = open_sink(case.dead())
-    yield sink
-    sink.close(1.0)
+    with contextmanager(case.dead)() as url:
+        sink = open_sink(url)
+        yield sink
+        sink.close(1.0)
 
 
 def test_every_scheme_is_held_to_the_contract() -> None:
