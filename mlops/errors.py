@@ -165,7 +165,16 @@ class SinkUnavailableError(SinkError):
 
 
 class SpoolBusyError(SinkError):
-    """Another process is delivering the same points file to the same destination."""
+    """Another process is delivering the same points file to the same destination.
+
+    Attributes:
+        host, pid: that process; empty and 0 where it is not known.
+    """
+
+    def __init__(self, what: str, *, remedy: str = "", host: str = "", pid: int = 0) -> None:
+        super().__init__(what, remedy=remedy)
+        self.host = host
+        self.pid = pid
 
 
 class CloudError(MlopsError):

@@ -6,7 +6,7 @@ reads a whole run into one table of columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from mlops.errors import StoreError
 from mlops.series import Series
 from mlops.store import RUNNING, RunFolder, RunInfo
 
-__all__ = ["Gap", "PointsReader", "Record", "known", "read_run"]
+__all__ = ["Gap", "PointsReader", "Record", "expected", "known", "missing_files", "read_run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,13 @@ class Gap:
         file: name of the points file.
         what: one sentence.
         points: how many are missing; 0 where the damage hit no points or the number is unknown.
+        torn: it is an unfinished write at the end of the file, which a kill or a power cut leaves.
     """
 
     file: str
     what: str
     points: int
+    torn: bool = False
 
 
 class PointsReader:
@@ -110,7 +112,7 @@ class PointsReader:
             what = f"its last {size} bytes are an unfinished write and were passed over"
         else:
             what = f"{size} bytes at {damage.offset} are damaged and were passed over"
-        self.gaps.append(Gap(self.path.name, what, 0))
+        self.gaps.append(Gap(self.path.name, what, 0, damage.torn))
 
     def _check_order(self, block: blocks.Block) -> None:
         missing = block.seq - self._seq
@@ -148,9 +150,13 @@ class PointsReader:
         Returns:
             The points in the order in which they were logged; ``None`` if no buffer is left.
         """
+        path = self.path.with_suffix(ring.SUFFIX)
         try:
-            raw = self.path.with_suffix(ring.SUFFIX).read_bytes()
-        except OSError:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.gaps.append(Gap(path.name, f"it cannot be read: {error.strerror}", 0))
             return None
         return ring.recover(raw, self._slot, self._last)
 
@@ -212,14 +218,11 @@ def read_run(folder: RunFolder) -> Record:
             parts.append(_renumbered(named, reader.series, table))
             total += len(named)
         processes.append((path.name, start, total))
-        reader.note_missing(total - start, _expected(info, reader))
+        reader.note_missing(total - start, expected(info, reader))
         notes.append(reader.notes)
         gaps.extend(reader.gaps)
         _merge(info, reader.notes)
-    there = {name for name, _, _ in processes}
-    for name, count in _counts(info).items():
-        if name not in there:
-            gaps.append(Gap(name, "the file is missing", count))
+    gaps += missing_files(info, [name for name, _, _ in processes])
     return Record(info, tuple(table), Columns.join(parts), tuple(processes), tuple(notes), tuple(gaps))
 
 
@@ -238,7 +241,16 @@ def _counts(info: RunInfo) -> dict[str, int]:
     return {str(name): count for name, count in counts.items() if isinstance(count, int)}
 
 
-def _expected(info: RunInfo, reader: PointsReader) -> int:
+def missing_files(info: RunInfo, there: Iterable[str]) -> list[Gap]:
+    """The points files that ``run.json`` knows of, other than these."""
+    gone = _counts(info)
+    for name in there:
+        gone.pop(name, None)
+    return [Gap(name, "the file is missing", count) for name, count in gone.items()]
+
+
+def expected(info: RunInfo, reader: PointsReader) -> int:
+    """How many points a file held when its process ended, as far as that was noted; else 0."""
     noted = reader.notes.get("points")
     return max(_counts(info).get(reader.path.name, 0), noted if isinstance(noted, int) else 0)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from mlops.errors import (
     AuthorisationError,
@@ -19,13 +19,16 @@ from mlops.errors import (
     SpoolBusyError,
     StoreError,
 )
-from mlops.record import PointsReader
+from mlops.record import PointsReader, known, missing_files
 from mlops.sinks import DurableSink
+from mlops.sinks._cursor import Cursor
 from mlops.sinks._patience import patiently
 from mlops.sinks.spool import Spool
-from mlops.store import RUNNING, RunFolder
+from mlops.store import RUNNING, RunFolder, RunInfo, file_stem
 
-__all__ = ["PATIENCE_SECONDS", "Progress", "Upload", "upload"]
+__all__ = ["PATIENCE_SECONDS", "Progress", "Upload", "look", "upload"]
+
+T = TypeVar("T")
 
 PATIENCE_SECONDS: Final = 300.0
 """How long the destination may take nothing at all before an upload gives up."""
@@ -60,8 +63,12 @@ class Upload:
         run: the run's id.
         sent: points delivered now.
         before: points that had been delivered before.
-        dropped: points that the destination will never take: nan and infinite ones, and refused ones.
-        problems: what is damaged, missing or in another's hands, each in a sentence.
+        dropped: points that the destination will never take, told now or before.
+        refused: those of them that it has refused; the others are none that it could be asked to take
+            (nan, infinite, of an impossible time).
+        left: points that are still to be sent; known only from :func:`look`.
+        problems: what is damaged or missing, or why something of it was not sent: each in a sentence.
+        notes: what is worth knowing and no failure: each in a sentence.
         busy: whether another process is sending it.
         running: whether its training still goes on.
     """
@@ -70,7 +77,10 @@ class Upload:
     sent: int = 0
     before: int = 0
     dropped: int = 0
+    refused: int = 0
+    left: int = 0
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     busy: bool = False
     running: bool = False
 
@@ -84,13 +94,13 @@ def upload(
 ) -> list[Upload]:
     """Send what is left of these runs.
 
-    Damage in a file is passed over and named; what is whole is sent.  A run whose training goes on is sent as
-    far as it is recorded.
+    Damage in a file is passed over and named, by the upload that comes upon it; what is whole is sent.  A run
+    whose training goes on is sent as far as it is recorded.
 
     Args:
         runs: which.
         sink: where to; it is not closed.
-        on_progress: told how it goes, several times a second.
+        on_progress: told how it goes, before and after each delivery.
         patience: seconds for which the destination may take nothing before this gives up.
 
     Returns:
@@ -102,6 +112,15 @@ def upload(
             behind the cursor: call it again.
     """
     return [_Uploading(run, sink, on_progress, patience).work() for run in runs]
+
+
+def look(runs: Sequence[RunFolder], sink: DurableSink) -> list[Upload]:
+    """What :func:`upload` would find to be done: nothing is sent, written or locked.
+
+    Raises:
+        MlopsError: the sink cannot know its destination now.
+    """
+    return [_looked_at(run, sink.destination()) for run in runs]
 
 
 class _Uploading:
@@ -118,16 +137,17 @@ class _Uploading:
         self._done = 0
         self._since: float | None = None
         self._refusals = 0
-        self._result = Upload(folder.id)
+        self._result, self._info = _begun(folder)
+        self._retrying = patiently(
+            stop=self._is_enough, sleep=time.sleep, before_sleep=self._report, longest=_LONGEST_WAIT
+        )
 
     def work(self) -> Upload:
-        try:
-            self._result.running = self._folder.info().outcome == RUNNING
-        except StoreError as error:
-            self._result.problems.append(str(error))
+        """Send it."""
         readers = [PointsReader(path) for path in self._folder.points_files()]
         counts = [_count(reader) for reader in readers]
         self._total = sum(counts)
+        self._report()
         for reader, count in zip(readers, counts, strict=True):
             self._file(reader, count)
         return self._result
@@ -135,28 +155,50 @@ class _Uploading:
     def _file(self, reader: PointsReader, count: int) -> None:
         result = self._result
         spool = Spool(reader.path, self._sink, ended=not result.running)
-        retrying = patiently(stop=self._is_enough, sleep=time.sleep, before_sleep=self._report, longest=_LONGEST_WAIT)
-        done = self._done
+        first, before = self._done, 0
         try:
-            retrying(spool.open)
+            self._try(spool.open)
             before = spool.delivered
-            result.before += before
-            while retrying(spool.advance):
-                self._since, self._refusals = None, 0
-                self._done = done + spool.delivered + spool.dropped
-                self._report(None)
-            retrying(spool.describe)
-            result.sent += spool.delivered - before
-            result.dropped += spool.dropped
-            self._done = done + max(count, spool.delivered + spool.dropped)
+            if not spool.is_done():
+                self._deliver(spool, first)
+            self._done = first + max(count, spool.delivered + spool.dropped)
+            self._report()
         except SpoolBusyError as error:
-            result.busy = True
-            result.problems.append(str(error))
+            self._note_busy(reader, error)
         except StoreError as error:
             result.problems.append(str(error))
         finally:
-            result.problems += [f"{gap.file}: {gap.what}" for gap in spool.gaps]
+            result.before += before
+            result.sent += spool.delivered - before
+            result.dropped += spool.dropped
+            result.refused += spool.refused
+            for gap in spool.gaps:
+                (result.notes if gap.torn else result.problems).append(f"{gap.file}: {gap.what}")
             spool.close()
+
+    def _deliver(self, spool: Spool, first: int) -> None:
+        while self._try(spool.advance):
+            self._done = first + spool.delivered + spool.dropped
+            self._report()
+        if self._info is not None:
+            self._try(spool.describe)
+
+    def _try(self, call: Callable[[], T]) -> T:
+        """Call until it goes well, or it has been enough."""
+        result = self._retrying(call)
+        self._since, self._refusals = None, 0
+        return result
+
+    def _note_busy(self, reader: PointsReader, error: SpoolBusyError) -> None:
+        """A training that sends its own points goes on doing so; another upload may stop before the end."""
+        self._result.busy = True
+        by_itself = error.pid and reader.path.name.startswith(f"{file_stem(error.host, error.pid)}-")
+        if by_itself and self._result.running:
+            self._result.notes.append(
+                f"{reader.path.name}: its training (process {error.pid} on {error.host}) goes on and sends it itself"
+            )
+        else:
+            self._result.problems.append(str(error))
 
     def _is_enough(self, error: BaseException) -> bool:
         if isinstance(error, AuthorisationError):
@@ -164,12 +206,27 @@ class _Uploading:
             return self._refusals >= _REFUSALS
         if not isinstance(error, SinkUnavailableError | CloudUnavailableError):
             return True
-        self._since = self._since or time.monotonic()
-        return time.monotonic() - self._since > self._patience
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        return now - self._since + (error.retry_after or 0.0) >= self._patience
 
-    def _report(self, trouble: BaseException | None) -> None:
+    def _report(self, trouble: BaseException | None = None) -> None:
         what = trouble.what if isinstance(trouble, MlopsError) else str(trouble or "")
         self._tell(Progress(self._folder.id, self._done, max(self._total, self._done), what))
+
+
+def _begun(folder: RunFolder) -> tuple[Upload, RunInfo | None]:
+    """A result that tells what is known before the points are read, and what ``run.json`` says if it can be read."""
+    result = Upload(folder.id)
+    try:
+        info = folder.info()
+    except StoreError as error:
+        result.problems.append(str(error))
+        return result, None
+    result.running = info.outcome == RUNNING
+    gone = missing_files(info, [path.name for path in folder.points_files()])
+    result.problems += [f"{gap.file}: {gap.what}, and {gap.points} points with it" for gap in gone]
+    return result, info
 
 
 def _count(reader: PointsReader) -> int:
@@ -177,3 +234,24 @@ def _count(reader: PointsReader) -> int:
         return reader.count()
     except StoreError:
         return 0
+
+
+def _looked_at(folder: RunFolder, destination: str) -> Upload:
+    result, _ = _begun(folder)
+    for path in folder.points_files():
+        reader = PointsReader(path)
+        cursor = Cursor(path, destination, hold=False)
+        result.before += cursor.delivered
+        result.dropped += cursor.dropped
+        result.refused += cursor.refused
+        try:
+            points = sum(len(known(columns, reader)) for columns in reader.read(whole=not result.running))
+        except StoreError as error:
+            result.problems.append(str(error))
+            continue
+        buffer = None if result.running else reader.read_buffer()
+        points += len(known(buffer, reader)) if buffer is not None else 0
+        result.left += max(0, points - cursor.delivered - cursor.dropped)
+        for gap in reader.gaps:
+            (result.notes if gap.torn else result.problems).append(f"{gap.file}: {gap.what}")
+    return result

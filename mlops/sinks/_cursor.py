@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import socket
 import zlib
 from pathlib import Path
@@ -23,11 +24,15 @@ from mlops.errors import SpoolBusyError
 __all__ = ["Cursor"]
 
 _BYTES: Final = 1024
+_SHOWN: Final = 150
 _VERSION: Final = 1
+_NUMBERS: Final = ("offset", "block", "within", "left_out", "delivered", "dropped", "refused")
 
 _log = logging.getLogger("mlops")
-_held: set[Path] = set()
-"""Cursors that this process holds: a POSIX lock does not keep a process from itself."""
+_held: Final[dict[Path, int]] = {}
+"""The cursors that this process holds, each with its descriptor.  A POSIX lock does not keep a process from
+itself, and closing any descriptor of the file lets go of it."""
+_said: Final[set[Path]] = set()
 
 
 class Cursor:
@@ -35,83 +40,117 @@ class Cursor:
 
     The lock is a POSIX one: no forked child inherits it, the kernel drops it with its process, and NFS knows
     it.  Where a file system knows no locks, nothing is lost: two that deliver the same file deliver the same.
+    In a folder that cannot be written a cursor that is there is heeded, and how far delivery gets is not kept.
 
     Args:
         points: the points file.
         destination: what it is delivered to, in words that mean the same on every machine.
+        hold: if not, it is only looked at: nothing is locked or written.
 
     Raises:
         SpoolBusyError: another process holds it.
 
     Attributes:
+        path: of the cursor.
         offset: every block that ends at or before this byte has been delivered.
-        within: so many points of the block after that have been delivered too.
+        block: where the block after that ends of which a part has been delivered too; 0 for what a dead process
+            left in its buffer, which is no block.
+        within: how many of its points have been delivered.
+        left_out: how many of its points count as dropped already.
         delivered: points delivered.
         dropped: points that the destination will never take.
-        described: whether the destination knows how the run ended.
+        refused: those of them that it has refused; the others are none that it could be asked to take.
+        described: whether nothing is left to be told about the run.
     """
 
-    def __init__(self, points: Path, destination: str) -> None:
+    def __init__(self, points: Path, destination: str, *, hold: bool = True) -> None:
+        kind = re.sub(r"[^A-Za-z0-9.]+", "-", destination.partition(" ")[0])[:20]
         mark = hashlib.sha256(destination.encode()).hexdigest()[:8]
-        self.path = points.with_name(f"{points.stem}.{destination.partition(' ')[0]}-{mark}.cursor")
-        self.offset = self.within = self.delivered = self.dropped = 0
+        self.path = points.with_name(f"{points.stem}.{kind}-{mark}.cursor")
+        self.offset = self.block = self.within = self.left_out = 0
+        self.delivered = self.dropped = self.refused = 0
         self.described = False
-        self._destination = destination
+        self._destination = destination[:_SHOWN]
+        self._pid = os.getpid()
+        self._key = Path(os.path.realpath(points.parent)) / self.path.name
         self._fd = -1
-        if self.path in _held:
+        if hold:
+            self._hold()
+        content = self._look() if self._fd < 0 else _read(self._fd)
+        if content.get("destination") == self._destination:
+            for name in _NUMBERS:
+                setattr(self, name, int(content.get(name, 0)))
+            self.described = bool(content.get("described"))
+        self.save()  # so that whoever finds it held is told by whom
+
+    def _hold(self) -> None:
+        """Open it and lock it; leaves it closed where it cannot be written."""
+        if self._key in _held:
             raise self._busy({"pid": os.getpid(), "host": socket.gethostname()})
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._fd = os.open(self.path, flags, 0o600)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            _log.warning(
-                "Cannot write %s: %s. Delivery begins with the first point, each time.", self.path, error.strerror
-            )
+            self._warn(error)
             return
         try:
-            self._lock()
-        except BaseException:
-            os.close(self._fd)
-            raise
-        _held.add(self.path)
-        content = self._read()
-        if content.get("destination") == destination:
-            for name in ("offset", "within", "delivered", "dropped"):
-                setattr(self, name, int(content[name]))
-            self.described = bool(content.get("described"))
-
-    def _lock(self) -> None:
-        try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            raise self._busy(self._read()) from None
+            holder = _read(fd)
+            os.close(fd)
+            raise self._busy(holder) from None
         except OSError:
             _log.debug("no locks in %s", self.path.parent, exc_info=True)
+        _held[self._key] = self._fd = fd
+
+    def _look(self) -> dict[str, Any]:
+        if self._key in _held:
+            return _read(_held[self._key])
+        with contextlib.suppress(OSError):
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                return _read(fd)
+            finally:
+                os.close(fd)
+        return {}
 
     def _busy(self, holder: dict[str, Any]) -> SpoolBusyError:
-        whose = f"process {holder.get('pid', '?')} on {holder.get('host', 'some host')}"
+        host, pid = str(holder.get("host", "")), int(holder.get("pid", 0))
+        whom = f"process {pid} on {host}" if pid else "another process"
         return SpoolBusyError(
-            f"{self.path.stem} is being sent by {whose} already",
-            remedy="Nothing is lost; let it finish, or stop it first.",
+            f"{self.path.parent.name}: {whom} is sending {self.path.stem.rpartition('.')[0]}.points at this moment",
+            remedy="Nothing is lost; let it finish, or stop it, then call again.",
+            host=host,
+            pid=pid,
         )
+
+    def _warn(self, error: OSError) -> None:
+        """One warning for each folder of runs."""
+        folder = self._key.parent.parent
+        if folder not in _said:
+            _said.add(folder)
+            _log.warning(
+                "Cannot write %s: %s. How far delivery gets is not kept in %s: the next one sends the same points "
+                "again, which costs time and changes nothing.",
+                self.path,
+                error.strerror,
+                folder,
+            )
 
     def save(self) -> None:
         """Write it down; a disk that refuses is no harm but work done twice."""
-        if self._fd < 0:
+        if self._fd < 0 or os.getpid() != self._pid:
             return
         content = json.dumps(
             {
                 "version": _VERSION,
                 "destination": self._destination,
-                "offset": self.offset,
-                "within": self.within,
-                "delivered": self.delivered,
-                "dropped": self.dropped,
+                **{name: getattr(self, name) for name in _NUMBERS},
                 "described": self.described,
-                "pid": os.getpid(),
+                "pid": self._pid,
                 "host": socket.gethostname(),
-            }
-        ).encode()
+            },
+            ensure_ascii=False,
+        ).encode("utf-8", "replace")
         text = b"%08x %s" % (zlib.crc32(content), content)
         with contextlib.suppress(OSError):
             os.pwrite(self._fd, text.ljust(_BYTES - 1) + b"\n", 0)
@@ -120,15 +159,21 @@ class Cursor:
         """Let go of it; a second call does nothing."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
-            _held.discard(self.path)
+            _held.pop(self._key, None)
             os.close(fd)
 
-    def _read(self) -> dict[str, Any]:
-        with contextlib.suppress(OSError, ValueError):
-            checksum, _, text = os.pread(self._fd, _BYTES, 0).strip().partition(b" ")
-            content = json.loads(text)
-            numbers = [content.get(name) for name in ("offset", "within", "delivered", "dropped")]
-            whole = all(isinstance(number, int) and number >= 0 for number in numbers)
-            if int(checksum, 16) == zlib.crc32(text) and content.get("version") == _VERSION and whole:
-                return dict(content)
-        return {}
+
+def _read(fd: int) -> dict[str, Any]:
+    """What a cursor's file says; nothing if it is not whole."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        checksum, _, text = os.pread(fd, _BYTES, 0).strip().partition(b" ")
+        content = json.loads(text)
+        numbers = [content.get(name, 0) for name in _NUMBERS]
+        whole = all(isinstance(number, int) and number >= 0 for number in numbers)
+        if int(checksum, 16) == zlib.crc32(text) and content.get("version") == _VERSION and whole:
+            return dict(content)
+    return {}
+
+
+# A forked child has inherited what its parent knows, and not its locks: the parent's cursors are not its own.
+os.register_at_fork(after_in_child=_held.clear)
