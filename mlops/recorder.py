@@ -27,12 +27,13 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from mlops.blocks import Columns
 from mlops.errors import SeriesError
 from mlops.ring import POINT, SUFFIX, Buffer
 from mlops.series import Series, as_number, check_name
@@ -42,6 +43,9 @@ __all__ = ["Recorder"]
 
 DEFAULT_SLOTS: Final = 1 << 16
 _HEARTBEAT: Final = 30.0
+_NOTHING: Final = Columns.join(())
+
+Watch = Callable[[Columns, Sequence[Series]], Sequence[tuple[Series, float]]]
 
 _log = logging.getLogger("mlops")
 
@@ -55,6 +59,9 @@ class Recorder:
         interval: seconds between folds; what a power cut can cost at most.
         on_fold: called on the drain thread after points were folded (and about every
             ``interval`` without any), to wake the sinks.
+        watch: given points on the drain thread once they are in the file (and about every ``interval``
+            none), with what their series ids stand for; the values that it gives back are recorded too, of
+            which it is not told.
         clock: seconds since the epoch.
 
     Raises:
@@ -74,6 +81,7 @@ class Recorder:
         slots: int = DEFAULT_SLOTS,
         interval: float = 0.5,
         on_fold: Callable[[], None] | None = None,
+        watch: Watch | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.path = path
@@ -82,6 +90,7 @@ class Recorder:
         self.not_finite = 0
         self._interval = interval
         self._on_fold = on_fold
+        self._watch = watch
         self._clock = clock
         self._pid = os.getpid()
         self._state = "open"
@@ -91,6 +100,7 @@ class Recorder:
         self._deferred: deque[Callable[[], None]] = deque()
         self._ids: dict[str, int] = {}
         self._series: dict[Series, int] = {}
+        self._named: list[Series] = []
         self._undefined_until = 0.0
         self._writer = PointsWriter(path)
         self._ring = Buffer(path.with_suffix(SUFFIX), max(64, slots))
@@ -259,16 +269,20 @@ class Recorder:
             if self._clock() < self._undefined_until:
                 self.dropped += 1
                 return None
-            number = len(self._series) + 1
             try:
-                self._writer.write_series({number - 1: series})
+                return self._write_series(series)
             except OSError as error:
                 self._undefined_until = self._clock() + 1.0
                 self.dropped += 1
                 self._cannot_write(error)
                 return None
-            self._series[series] = number
-            return number
+
+    def _write_series(self, series: Series) -> int:
+        number = len(self._series) + 1
+        self._writer.write_series({number - 1: series})
+        self._named.append(series)
+        self._series[series] = number
+        return number
 
     def _no_slot(self, what: str | Series) -> None:
         if self._state == "open":
@@ -364,6 +378,7 @@ class Recorder:
         try:
             while self.fold():
                 pass
+            self._look(_NOTHING)
         except Exception:  # noqa: BLE001 - the drain thread must outlive whatever goes wrong in one pass
             self.warn_once("drain", "The recorder failed in a way that it should not; please report this.")
             _log.debug("drain", exc_info=True)
@@ -394,7 +409,36 @@ class Recorder:
             self._failing = None
             self._said.discard("disk")
         self._ring.release(length, reuse=self._state == "open")
+        if len(columns):
+            self._look(columns)
         return True
+
+    def _look(self, columns: Columns) -> None:
+        """Show points to the watch, and write what it says of them behind them: no slot is needed for that."""
+        told: Sequence[tuple[Series, float]] = ()
+        try:
+            told = self._watch(columns, self._named) if self._watch is not None else ()
+        except Exception:  # noqa: BLE001 - what is recorded comes before what is made of it
+            self._watch = None
+            self.warn_once("watch", "The recorder's watch failed in a way that it should not; please report this.")
+            _log.debug("watch", exc_info=True)
+        if not told:
+            return
+        now = self._clock()
+        try:
+            with self._writing():
+                numbers = [self._series.get(series) or self._write_series(series) for series, _ in told]
+                own = Columns(
+                    np.full(len(told), now),
+                    np.array([value for _, value in told], np.float64),
+                    np.array(numbers, np.uint32) - np.uint32(1),
+                    np.zeros(len(told), np.uint32),
+                )
+                self._writer.write_points(own, self._ring.next)
+            self._unsynced = True
+        except OSError as error:
+            self.dropped += len(told)
+            self._cannot_write(error)
 
     def _sync(self) -> bool:
         if self._unsynced:

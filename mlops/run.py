@@ -29,6 +29,7 @@ from mlops.recorder import Recorder
 from mlops.ring import SUFFIX as RING_SUFFIX
 from mlops.series import Series, check_dimensions, check_name, mend_dimensions
 from mlops.settings import Settings
+from mlops.signs import Signs
 from mlops.sinks import RunIdentity, Sink, open_sink
 from mlops.sinks.feed import begin as begin_feed
 from mlops.store import OUTCOMES, RunFolder, RunInfo, file_stem, new_run_id, process_started
@@ -316,6 +317,7 @@ class Run:
             slots=self.settings.buffer_points,
             interval=self.settings.fold_seconds,
             on_fold=self._wake_feeds,
+            watch=Signs(),
         )
         return folder, recorder
 

@@ -71,6 +71,16 @@ def _one(name: str, scale: float = 1.0) -> Callable[[Any], Answers]:
     return lambda value: {name: value * scale}
 
 
+_HARMFUL: Final = 0x8 | 0x20 | 0x40 | 0x80
+"""Of NVML's clocks event reasons: hardware slowdown (heat, power brake), software thermal slowdown, hardware thermal
+slowdown, power brake.  The others are idleness, clocks that somebody has set, the power limit, at which a GPU that
+is well used runs all day, and waiting for others (NVML API reference, nvmlClocksEventReasons)."""
+
+
+def _throttling(mask: int) -> Answers:
+    return {"gpu.throttle_reasons": mask, "gpu.throttled": bool(mask & _HARMFUL)}
+
+
 _MEMORY: Final = (
     _Way(
         "nvmlDeviceGetMemoryInfo",
@@ -92,8 +102,8 @@ _WHOLE: Final[tuple[tuple[_Way, ...], ...]] = (
     (_Way("nvmlDeviceGetClockInfo", (2,), _one("gpu.memory_clock_hertz", 1e6)),),  # NVML_CLOCK_MEM, MHz
     (_Way("nvmlDeviceGetEnforcedPowerLimit", (), _one("gpu.power_limit_watts", 1e-3)),),
     (
-        _Way("nvmlDeviceGetCurrentClocksEventReasons", (), _one("gpu.throttle_reasons")),
-        _Way("nvmlDeviceGetCurrentClocksThrottleReasons", (), _one("gpu.throttle_reasons")),  # before driver 535
+        _Way("nvmlDeviceGetCurrentClocksEventReasons", (), _throttling),
+        _Way("nvmlDeviceGetCurrentClocksThrottleReasons", (), _throttling),  # before driver 535
     ),
     # NVML_MEMORY_ERROR_TYPE_UNCORRECTED, NVML_VOLATILE_ECC
     (_Way("nvmlDeviceGetTotalEccErrors", (1, 0), _one("gpu.ecc_errors")),),

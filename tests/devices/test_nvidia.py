@@ -60,6 +60,7 @@ def test_a_gpu_that_tells_everything_has_every_metric_in_its_unit(node: Node) ->
         "gpu.sm_clock_hertz": 1.98e9,
         "gpu.memory_clock_hertz": 3.201e9,
         "gpu.throttle_reasons": 4.0,
+        "gpu.throttled": 0.0,
         "gpu.ecc_errors": 0.0,
     }
     assert set(values(device.sample())) == {name for name in METRICS if name.startswith("gpu.")}
@@ -92,7 +93,7 @@ def test_only_energy_says_by_which_method() -> None:
         (["sm_clock"], ["gpu.sm_clock_hertz"]),
         (["memory_clock"], ["gpu.memory_clock_hertz"]),
         (["power_limit"], ["gpu.power_limit_watts"]),
-        (["reasons", "throttle_reasons"], ["gpu.throttle_reasons"]),
+        (["reasons", "throttle_reasons"], ["gpu.throttle_reasons", "gpu.throttled"]),
         (["ecc"], ["gpu.ecc_errors"]),
         (["field.185", "field.186", "power"], ["gpu.power_watts"]),
     ],
@@ -171,6 +172,24 @@ def test_a_driver_without_field_values_is_asked_by_functions(node: Node) -> None
     asked = node.asked("fields")
     device.sample()
     assert node.asked("fields") == asked
+    device.close()
+
+
+@pytest.mark.parametrize(
+    ("reasons", "throttled"),
+    [
+        *[(0, 0.0), (0x1, 0.0), (0x2, 0.0), (0x4, 0.0), (0x10, 0.0), (0x100, 0.0)],  # none, idle, set, power limit, …
+        *[(0x8, 1.0), (0x20, 1.0), (0x40, 1.0), (0x80, 1.0), (0x4 | 0x20, 1.0)],  # hardware, heat, heat, power brake
+    ],
+)
+def test_throttled_is_what_heat_and_the_power_supply_do_and_not_a_power_limit(
+    node: Node, reasons: int, throttled: float
+) -> None:
+    """A GPU at its power limit all day is well used; one that the hardware or heat slows down is in trouble."""
+    node.gpu(0, {"reasons": reasons})
+    device = NvidiaDevice()
+    assert only(device, "gpu.throttled") == throttled
+    assert only(device, "gpu.throttle_reasons") == reasons
     device.close()
 
 
