@@ -43,6 +43,8 @@ _EXTRAS: Final = (
     ("matplotlib", "report", "mlops report"),
     ("jinja2", "report", "mlops report"),
     ("pyarrow", "parquet", "mlops export --format parquet"),
+    ("prometheus-client", "prometheus", "the prometheus sink"),
+    ("tensorboardX", "tensorboard", "the tensorboard sink"),
     ("fastai", "fastai", "the fastai callback"),
     ("torch", "fastai", "the fastai callback"),
 )
@@ -236,11 +238,16 @@ def _sink(url: str, settings: Settings) -> Finding:
 
     try:
         parsed = SinkURL.parse(url)
-        open_sink(url, settings).close(0.0)
+        sink = open_sink(url, settings)
+        sink.close(0.0)
     except MlopsError as error:
         return Finding("sinks", url, "broken", error.what, error.remedy)
     if parsed.scheme == "statsd":
         return _statsd(url, parsed.host, parsed.port)
+    if parsed.scheme == "prometheus":
+        return _prometheus(url, parsed.host, parsed.port)
+    if parsed.scheme == "tensorboard":
+        return _tensorboard(url, sink)
     return Finding("sinks", url, "ok", "can be opened")
 
 
@@ -282,12 +289,50 @@ def _refused(family: int, place: tuple[str | int, ...]) -> str:
     return ""
 
 
+def _prometheus(url: str, host: str, port: int | None) -> Finding:
+    """Listens for a moment."""
+    from mlops.sinks._endpoint import address, open_endpoint, runs_shown_at
+    from mlops.sinks._exposition import Table
+    from mlops.sinks.prometheus import DEFAULT_PORT
+
+    port = DEFAULT_PORT if port is None else port
+    table = Table(lambda _key, _message: None)
+    try:
+        open_endpoint(host, port, table).leave(table)
+    except MlopsError as error:
+        if runs := runs_shown_at(host, port):
+            text = f"the port is that of a run that goes on: {', '.join(sorted(runs))}"
+            return Finding("sinks", url, "note", text, "Another training beside it needs another port.")
+        return Finding("sinks", url, "broken", error.what, f"{error.remedy} A training goes on without it.")
+    where = address(host or socket.gethostname(), port)
+    free = f"the port is free: a training will listen at http://{where}/metrics" if port else "any free port"
+    return Finding("sinks", url, "ok", free)
+
+
+def _tensorboard(url: str, sink: Any) -> Finding:
+    folder: Path | None = sink.folder
+    if folder is None:
+        return Finding("sinks", url, "ok", "event files will be written into each run's own folder")
+    try:
+        with tempfile.TemporaryFile(dir=_existing(folder)):
+            pass
+    except OSError as error:
+        text = f"{folder} cannot be written: {error.strerror}"
+        return Finding("sinks", url, "broken", text, "Name a writable folder; a training goes on without it.")
+    return Finding("sinks", url, "ok", f"event files will be written into {folder}")
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    return next((place for place in (folder, *folder.parents) if place.exists()), Path("/"))
+
+
 # -- runs ----------------------------------------------------------------------------------------
 
 
 def _runs(settings: Settings) -> Finding:
     folder = settings.runs_dir.absolute()
-    existing = next((place for place in (folder, *folder.parents) if place.exists()), Path("/"))
+    existing = _existing(folder)
     name = str(folder)
     remedy = "Set MLOPS_RUNS_DIR to a writable folder; until then runs are recorded in a temporary one."
     try:

@@ -86,6 +86,9 @@ class TensorboardSink(Sink):
         runs_dir: where runs are kept, for points that come without a run.
         clock: seconds that never go back; for tests.
 
+    Attributes:
+        folder: as above, absolute.
+
     Raises:
         MissingExtraError: tensorboardX is not installed.
     """
@@ -101,7 +104,7 @@ class TensorboardSink(Sink):
         self.dropped = 0
         self.where = "tensorboard:" if folder is None else f"tensorboard:{folder}"
         self._tbx = tensorboardx()
-        self._root = None if folder is None else Path(folder).expanduser().absolute()
+        self.folder = None if folder is None else Path(folder).expanduser().absolute()
         self._runs_dir = Path(runs_dir).absolute()
         self._clock = clock
         self._tags: Distinct[Series] = Distinct(tag, self._renamed)
@@ -259,7 +262,7 @@ class TensorboardSink(Sink):
 
     def _folder(self, run: RunIdentity) -> Path:
         own = run.folder or self._runs_dir / run.id
-        folder = own if self._root is None else self._root / run.id
+        folder = own if self.folder is None else self.folder / run.id
         below = f"rank{run.rank}" if run.rank else run.process
         return folder / below if below else folder
 
@@ -281,7 +284,7 @@ class TensorboardSink(Sink):
         if self._file is not None:
             self._file.close()
             self._file = None
-        where = self._folder(self._run) if self._run else self._root
+        where = self._folder(self._run) if self._run else self.folder
         trouble = SinkError(
             f"cannot write into {where}: {error.strerror or error}",
             remedy="Free space there, or name a folder that is writable: tensorboard:DIR.",
