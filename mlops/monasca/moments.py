@@ -53,9 +53,10 @@ class Moments:
         own = self._in_order(columns.series, raw) if self._used is None else None
         if own is None:
             if self._used is None:
-                self._used = _Used()
+                used = _Used()
                 for earlier in self._before():
-                    self._used.assign(earlier.series, milliseconds(earlier.time))
+                    used.assign(earlier.series, milliseconds(earlier.time))
+                self._used = used  # only now: reading may fail in between
             own = self._used.assign(columns.series, raw)
         return Columns(own / 1000.0, columns.value, columns.series, columns.step, columns.time)
 
