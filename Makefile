@@ -27,6 +27,7 @@ help:
 	@echo 'make lint          ruff, mypy, import-linter, notebooks without output'
 	@echo 'make bench         what logging costs, beside others; one alone: make bench ONLY=peers'
 	@echo 'make test-pythons  the quick tests on every other supported Python that is found, without torch'
+	@echo 'make dashboards    write the Grafana dashboards in k8s/dashboards from their code'
 	@echo 'make lock          write uv.lock from pyproject.toml; newer versions: make lock UPGRADE=1'
 	@echo 'make env           make .venv or bring it up to date; all of the above but lock do that first'
 	@echo 'make clean         remove .venv and what the tools left; runs/ stays'
@@ -68,6 +69,10 @@ test-pythons: env
 .PHONY: bench
 bench: env
 	@$(RUN)/python -m benchmarks $(ONLY)
+
+.PHONY: dashboards
+dashboards: env
+	@$(RUN)/python -m k8s.dashboards.builder
 
 .PHONY: lock
 lock:
