@@ -24,6 +24,7 @@ help:
 	@echo 'make demo          train on real digits, monitored, and make the report   (first time minutes, then seconds)'
 	@echo 'make test          everything that is checked: lint, all tests, other Pythons'
 	@echo 'make test-quick    the tests that take under a minute together'
+	@echo 'make monasca       a whole Monasca on this machine to play with, until Ctrl-C (first time minutes, then seconds)'
 	@echo 'make lint          ruff, mypy, import-linter, notebooks without output'
 	@echo 'make bench         what logging costs, beside others; one alone: make bench ONLY=peers'
 	@echo 'make test-pythons  the quick tests on every other supported Python that is found, without torch'
@@ -65,6 +66,10 @@ test-quick: env
 .PHONY: test-pythons
 test-pythons: env
 	@$(call BOOTSTRAP,pythons -- -q -m '$(QUICK) and not torch')
+
+.PHONY: monasca
+monasca: env
+	@$(RUN)/python -m tests.testbed.monasca
 
 .PHONY: bench
 bench: env

@@ -1,6 +1,7 @@
 """The monasca-agent of a node: the real statsd daemon and the real forwarder, version 10.0.0.
 
-Only what is behind them, Keystone and the Monasca API, is a stand-in (see ``cloud``).
+What is behind them, Keystone and the Monasca API, is a stand-in that records (see ``cloud``), unless
+another one is named (see ``monasca``).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -32,10 +33,11 @@ class Agent:
     Args:
         folder: where its configuration and its logs go.
         interval: seconds between its flushes (20 in real life).
+        api: what its configuration says of the cloud behind it; the recording stand-in if not given.
         say: told what is being done, where that takes more than a moment.
 
     Attributes:
-        cloud: what it reports to.
+        cloud: the stand-in that it reports to, where no other is named.
         port: where it takes statsd datagrams.
         interval: as above.
         statsd: the daemon that does.
@@ -43,7 +45,14 @@ class Agent:
         tap: where the daemon forwards every datagram that it has read, as it can be told to.
     """
 
-    def __init__(self, folder: Path, *, interval: int = 1, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        interval: int = 1,
+        api: Mapping[str, object] | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
         home = environment("monasca-agent", say=say)
         folder.mkdir(parents=True, exist_ok=True)
         self.cloud = RecordingCloud()
@@ -52,7 +61,7 @@ class Agent:
         self.interval = interval
         self._forwarder_port = free_port()
         config = folder / "agent.yaml"
-        config.write_text(yaml.safe_dump(self._config(interval)), "utf-8")
+        config.write_text(yaml.safe_dump(self._config(interval, api)), "utf-8")
         config.chmod(0o600)
         environ = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
         # This spelling of the option is the only one that both programs understand.
@@ -117,7 +126,7 @@ class Agent:
     ) -> None:
         self.stop()
 
-    def _config(self, interval: int) -> dict[str, dict[str, object]]:
+    def _config(self, interval: int, api: Mapping[str, object] | None) -> dict[str, dict[str, object]]:
         return {
             "Main": {
                 "hostname": HOSTNAME,
@@ -136,6 +145,7 @@ class Agent:
                 "user_domain_name": "Default",
                 "project_name": "monitoring",
                 "project_domain_name": "Default",
+                **(api or {}),
             },
             "Statsd": {
                 "monasca_statsd_port": self.port,

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Environment", "TestbedError", "environment"]
+__all__ = ["Environment", "TestbedError", "alone", "cache_folder", "environment", "find_python"]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 REQUIREMENTS: Final = Path(__file__).resolve().parent / "requirements"
@@ -87,17 +87,47 @@ def environment(
     pins = requirements or REQUIREMENTS / f"{name}.txt"
     wanted = str(python or sys.executable)
     made_from = f"{pins.read_text('utf-8')}\n{platform.machine()}\n{_python_id(wanted)}"
-    root = cache or _cache()
+    root = cache or cache_folder()
     target = root / f"{name}-{hashlib.sha256(made_from.encode()).hexdigest()[:12]}"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_whole(target):
-        with _alone(target.with_suffix(".lock"), name, say):
+        with alone(target.with_suffix(".lock"), f"the environment {name}", say):
             if not _is_whole(target):
                 _make(target, name, wanted, pins, say)
     return Environment(target)
 
 
-def _cache() -> Path:
+def find_python(version: str) -> str:
+    """The path of a Python of that version: one on PATH that runs, or one that pyenv has.
+
+    Raises:
+        TestbedError: there is none.
+    """
+    folders = [Path(entry) for entry in os.environ.get("PATH", "").split(os.pathsep) if entry]
+    roots: list[Path] = [Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")]
+    roots += [folder.parent for folder in folders if folder.name == "shims"]
+    found = [folder / f"python{version}" for folder in folders]
+    for root in roots:
+        found += sorted(root.glob(f"versions/{version}.*/bin/python{version}"), reverse=True)
+    for candidate in dict.fromkeys(found):
+        if candidate.exists() and _runs(candidate):
+            return str(candidate)
+    raise TestbedError(
+        f"No Python {version} was found on PATH or with pyenv. Install one (pyenv install {version}, uv python install "
+        f"{version} --default, or your system's package)."
+    )
+
+
+def _runs(python: Path) -> bool:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return not subprocess.run(
+            [python, "-c", "import venv"], capture_output=True, timeout=30, check=False
+        ).returncode
+    return False
+
+
+def cache_folder() -> Path:
+    """Where what the test bed makes is kept."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "mlops" / "testbed"
 
@@ -116,8 +146,8 @@ def _is_whole(target: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(lock: Path, name: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold a lock among processes; the kernel releases it whatever becomes of us."""
+def alone(lock: Path, what: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold a lock among processes while something is made; the kernel releases it whatever becomes of us."""
     deadline = time.monotonic() + PATIENCE
     waiting = False
     with lock.open("w") as file:
@@ -127,7 +157,7 @@ def _alone(lock: Path, name: str, say: Callable[[str], None]) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if not waiting:
-                    say(f"testbed: another process is making the environment {name}; waiting for it")
+                    say(f"testbed: another process is making {what}; waiting for it")
                 waiting = True
                 if time.monotonic() > deadline:
                     raise TestbedError(f"Another process has held {lock} for {PATIENCE:.0f} s") from None

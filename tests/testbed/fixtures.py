@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 
 from tests.testbed.agent import Agent
 from tests.testbed.judge import Judge
+from tests.testbed.monasca import Monasca
 
-__all__ = ["agent", "judge", "new_agent", "say"]
+__all__ = ["agent", "judge", "monasca", "new_agent", "new_monasca", "say"]
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +58,41 @@ def judge(say: Callable[[str], None]) -> Iterator[Judge]:
         yield sitting
 
 
+@pytest.fixture(scope="session")
+def _session_monasca(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]) -> Iterator[Monasca]:
+    with Monasca(tmp_path_factory.mktemp("monasca"), say=say) as running:
+        yield running
+
+
+@pytest.fixture
+def monasca(
+    _session_monasca: Monasca, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Monasca]:
+    """A whole real Monasca, named by OS_CLOUD; shared, so tell runs apart by their ids, and leave all parts running."""
+    _use(_session_monasca, monkeypatch)
+    yield _session_monasca
+    _session_monasca.faults.clear()
+    _show_if_failed(_session_monasca, request)
+
+
+@pytest.fixture
+def new_monasca(
+    tmp_path: Path, say: Callable[[str], None], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Monasca]:
+    """A whole real Monasca of the test's own, whose parts may be killed; without an agent."""
+    with Monasca(tmp_path / "monasca", agent=False, say=say) as running:
+        _use(running, monkeypatch)
+        yield running
+        _show_if_failed(running, request)
+
+
+def _use(running: Monasca, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("OS_")]:
+        monkeypatch.delenv(name)
+    for name, text in running.environ().items():
+        monkeypatch.setenv(name, text)
+
+
 OUTCOME = pytest.StashKey[pytest.TestReport]()
 
 
@@ -68,7 +105,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-def _show_if_failed(agent: Agent, request: pytest.FixtureRequest) -> None:
+def _show_if_failed(service: Agent | Monasca, request: pytest.FixtureRequest) -> None:
     report = request.node.stash.get(OUTCOME, None)
     if report is not None and report.failed:
-        print(agent.last_words())  # noqa: T201 - pytest shows it with the failure
+        print(service.last_words())  # noqa: T201 - pytest shows it with the failure

@@ -88,6 +88,14 @@ class Process:
             TestbedError: it ended or was not ready in time; the message shows what it said last.
         """
         self.launch()
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until it is ready, once it has been launched.
+
+        Raises:
+            TestbedError: see :meth:`start`.
+        """
         try:
             wait_for(self._ready_or_ended, START_SECONDS, f"{self.name} is ready")
         except BaseException as error:
@@ -97,7 +105,10 @@ class Process:
             raise
 
     def launch(self) -> None:
-        """Start it without waiting."""
+        """Start it without waiting.
+
+        The kernel ends it when the *thread* that called this is gone: call it on one that lives on.
+        """
         with self.log.open("ab") as output:
             self._popen = subprocess.Popen(
                 [*_with_us(), *self._command],

@@ -1,0 +1,87 @@
+"""What runs inside the services' own environments, as text: the tests' interpreter has none of their packages."""
+
+from __future__ import annotations
+
+__all__ = ["API", "BROKER", "KEYSTONE", "KEYSTONE_INIT", "SCHEMA"]
+
+KEYSTONE = """
+import os, sys
+os.environ["OS_KEYSTONE_CONFIG_FILES"] = os.environ["TESTBED_CONFIG"]
+sys.argv = ["keystone"]  # its oslo.config parses them
+from keystone.wsgi.api import application
+"""
+
+KEYSTONE_INIT = """
+# Schema, keys and the first administrator in one process: each keystone-manage costs seconds of imports.
+import sqlite3, sys
+config, url, password, database = sys.argv[1:]
+sys.argv = ["keystone"]
+from oslo_log import log
+import keystone.conf
+from keystone.cmd import bootstrap
+from keystone.common import fernet_utils, sql
+from keystone.common.sql import upgrades
+CONF = keystone.conf.CONF
+log.register_options(CONF)
+keystone.conf.configure()
+sql.initialize()
+CONF(args=[], project="keystone", default_config_files=[config])
+keystone.conf.setup_logging()
+connection = sqlite3.connect(database)
+connection.execute("pragma journal_mode=wal")  # without it: 500, database is locked
+connection.close()
+upgrades.offline_sync_database_to_version()
+for folder, group, most in (
+    (CONF.fernet_tokens.key_repository, "fernet_tokens", CONF.fernet_tokens.max_active_keys),
+    (CONF.credential.key_repository, "credential", 3),
+):
+    keys = fernet_utils.FernetUtils(folder, most, group)
+    keys.create_key_directory()
+    keys.initialize_key_repository()
+made = bootstrap.Bootstrapper()
+made.admin_username = made.project_name = "admin"
+made.admin_role_name = "admin"
+made.admin_password = password
+made.service_name = "keystone"
+made.region_id = "RegionOne"
+made.public_url = made.internal_url = made.admin_url = url
+made.bootstrap()
+"""
+
+API = """
+import os, sqlite3, sys
+# The API writes texts as bytes, which MySQL takes for texts; with SQLite it could not read them back.
+sqlite3.register_adapter(bytes, lambda raw: raw.decode())
+folder = os.environ["TESTBED_CONFIG"]
+sys.argv = ["monasca-api", "--config-file", f"{folder}/monasca-api.conf"]
+from monasca_api import config
+from monasca_api.api import server
+config.parse_args(sys.argv[1:])  # before paste.deploy's launch() does
+application = server.get_wsgi_app(config_base_path=folder)
+"""
+
+SCHEMA = """
+import sys
+import sqlalchemy
+from monasca_api.common.repositories.sqla import models
+engine = sqlalchemy.create_engine(f"sqlite:///{sys.argv[1]}")
+metadata = models.get_all_metadata()
+metadata.create_all(engine)
+with engine.begin() as connection:
+    types = metadata.tables["notification_method_type"]
+    connection.execute(types.insert(), [{"name": name} for name in ("EMAIL", "WEBHOOK", "PAGERDUTY")])
+"""
+
+BROKER = """
+# librdkafka's mock cluster, which other processes produce to and consume from.
+import pathlib, sys, time
+from confluent_kafka import Producer
+producer = Producer({"test.mock.num.brokers": 1})
+brokers = producer.list_topics("metrics", timeout=20).brokers.values()
+target = pathlib.Path(sys.argv[1])
+draft = target.with_suffix(".draft")
+draft.write_text(",".join(f"{one.host}:{one.port}" for one in brokers))
+draft.rename(target)
+while True:
+    producer.poll(1)
+"""
