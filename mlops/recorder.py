@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import os
 import threading
 import time
@@ -36,7 +37,7 @@ import numpy as np
 from mlops.blocks import Columns
 from mlops.errors import SeriesError
 from mlops.ring import POINT, SUFFIX, Buffer
-from mlops.series import Series, as_number, check_name
+from mlops.series import Mender, Series, as_number
 from mlops.store import PointsWriter
 
 __all__ = ["Recorder"]
@@ -101,6 +102,7 @@ class Recorder:
         self._ids: dict[str, int] = {}
         self._series: dict[Series, int] = {}
         self._named: list[Series] = []
+        self._mender = Mender(most=math.inf)
         self._undefined_until = 0.0
         self._writer = PointsWriter(path)
         self._ring = Buffer(path.with_suffix(SUFFIX), max(64, slots))
@@ -239,18 +241,8 @@ class Recorder:
         known = self._ids.get(what)
         if known is not None:
             return known
-        name = what
-        try:
-            check_name(name)
-        except SeriesError as error:
-            if error.mended is None:
-                self.refused += 1
-                self.warn_once(f"name {name!r}", f"{error} Its values are not recorded; training goes on.")
-                return None
-            self.warn_once(f"name {name!r}", f"{error.what}; it is recorded as {error.mended!r}.")
-            name = error.mended
-        number = self._define(Series(name))
-        if number is not None and isinstance(what, str):
+        number = self._define(Series(what))
+        if number is not None:
             self._ids[what] = number
         return number
 
@@ -264,23 +256,30 @@ class Recorder:
             return None
         with self._writing():
             number = self._series.get(series)
-            if number is not None:
-                return number
-            if self._clock() < self._undefined_until:
-                self.dropped += 1
-                return None
-            try:
-                return self._write_series(series)
-            except OSError as error:
-                self._undefined_until = self._clock() + 1.0
-                self.dropped += 1
-                self._cannot_write(error)
-                return None
+            return self._define_new(series) if number is None else number
+
+    def _define_new(self, series: Series) -> int | None:
+        if self._clock() < self._undefined_until:
+            self.dropped += 1
+            return None
+        try:
+            return self._write_series(series)
+        except SeriesError as error:
+            self.refused += 1
+            self.warn_once(f"series {series!r}", f"{error} Its values are not recorded; training goes on.")
+        except OSError as error:
+            self._undefined_until = self._clock() + 1.0
+            self.dropped += 1
+            self._cannot_write(error)
+        return None
 
     def _write_series(self, series: Series) -> int:
         number = len(self._series) + 1
-        self._writer.write_series({number - 1: series})
-        self._named.append(series)
+        good, why = self._mender.mend(series)
+        if why:
+            self.warn_once(f"series {series!r}", f"{why}; it is recorded as {str(good)!r}.")
+        self._writer.write_series({number - 1: good})
+        self._named.append(good)
         self._series[series] = number
         return number
 

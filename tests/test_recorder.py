@@ -260,6 +260,46 @@ def test_a_bad_name_is_recorded_under_its_mended_one(recorder: Recorder, caplog:
     assert "recorded as 'loss__train_'" in caplog.text
 
 
+def test_names_that_mending_would_make_one_are_recorded_as_two(
+    recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whichever comes later gets a mark, also a good name; each is said once."""
+    put = recorder.series(Series("x_y"))
+    for _ in range(2):
+        recorder.log({"a b": 1.0, "a,b": 2.0, "a_b": 3.0, "x y": 5.0})
+        put(4.0)
+    recorder.close()
+    named = dict.fromkeys(point[:2] for point in read(recorder.path))
+    assert list(named) == [
+        ("a_b", 1.0),
+        ("a_b-2cd913df", 2.0),
+        ("a_b-28cb39ea", 3.0),
+        ("x_y-19fe0dc0", 5.0),
+        ("x_y", 4.0),
+    ]
+    assert len(caplog.records) == 4
+    assert "'a_b' would come to the same as 'a b'; it is recorded as 'a_b-28cb39ea'" in caplog.text
+
+
+def test_a_name_that_is_no_string_costs_only_its_own_value(
+    recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those beside it are recorded, and it is said what it was."""
+    recorder.log({"a": 1.0, 5: 2.0, b"c": 3.0, "d": 4.0})
+    recorder.close()
+    assert [point[:2] for point in read(recorder.path)] == [("a", 1.0), ("d", 4.0)]
+    assert recorder.refused == 2
+    assert "A metric name must be a string, not a int" in caplog.text
+
+
+def test_a_name_of_a_kind_of_string_is_recorded_as_the_plain_one(recorder: Recorder) -> None:
+    """What numpy and enumerations make of a string has another repr, which would break the agent's line."""
+    recorder.log({np.str_("a"): 1.0})
+    recorder.close()
+    assert [point[0].__class__ for point in read(recorder.path)] == [str]
+    assert recorder._named[0].name.__class__ is str
+
+
 @pytest.mark.parametrize(("step", "kept"), [(0, 1), (2**32 - 2, 2**32 - 1), (-1, 0), (2**32, 0), ("x", 0)])
 def test_steps_from_zero_to_four_billion_are_kept(recorder: Recorder, step: Any, kept: int) -> None:
     """Another step is left out with a warning, and the point is kept."""

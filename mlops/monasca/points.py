@@ -10,20 +10,33 @@ put back into its epoch.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from mlops import series as series_rules
+from mlops.errors import SeriesError
 from mlops.monasca.moments import milliseconds
-from mlops.series import Series, mend_dimensions, mend_name
+from mlops.series import EARLIEST, LATEST, Mender, Series, mend_dimensions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mlops.blocks import Columns
 
-__all__ = ["FIXED", "LOGGED", "OWN_DIMENSIONS", "STEP", "Encoder", "body", "encode_one", "sendable"]
+__all__ = [
+    "EARLIEST",
+    "FIXED",
+    "LATEST",
+    "LOGGED",
+    "OWN_DIMENSIONS",
+    "STEP",
+    "Encoder",
+    "body",
+    "encode_one",
+    "sendable",
+]
 
 OWN_DIMENSIONS: Final = ("run", "run_id", "hostname", "rank", "process")
 """What tells whose a series is: the run's name and id, the host, and which process of several."""
@@ -33,16 +46,10 @@ STEP: Final = "step"
 LOGGED: Final = "logged"
 """What a point's ``value_meta`` may hold."""
 
-EARLIEST: Final = 0.0
-LATEST: Final = 9_214_646_400.0
-"""2262 begins; soon after, nanoseconds since the epoch, which InfluxDB counts, are beyond an int64."""
-
 
 def sendable(columns: Columns) -> NDArray[np.bool_]:
-    """Which points Monasca can keep: a finite value, and a time from 1970 to the end of 2261."""
-    with np.errstate(invalid="ignore"):
-        timely = (columns.time >= EARLIEST) & (columns.time < LATEST)
-    return np.isfinite(columns.value) & timely
+    """Which points Monasca can keep, see :func:`mlops.series.sendable`."""
+    return series_rules.sendable(columns.time, columns.value)
 
 
 class Encoder:
@@ -51,16 +58,24 @@ class Encoder:
     Args:
         own: dimensions of every series of the process, see :data:`OWN_DIMENSIONS`.  What a series has of
             its own comes before them, but for :data:`FIXED`, which tell runs and processes apart.
+        say: told what is sent otherwise than it was recorded, or not at all: once for each series.
     """
 
-    def __init__(self, own: Mapping[str, str]) -> None:
-        self._own = own
-        self._fixed = {key: own[key] for key in FIXED if key in own}
+    def __init__(self, own: Mapping[str, str], say: Callable[[str], object]) -> None:
+        self._mender = Mender(own, {key: own[key] for key in FIXED if key in own})
+        self._say = say
         self._heads: dict[Series, str] = {}
+        if self._mender.why:
+            say(f"{self._mender.why}; it is sent mended.")
+
+    def takes(self, columns: Columns, series: Mapping[int, Series]) -> NDArray[np.bool_]:
+        """Which points are of a series that can be sent."""
+        refused = [number for number in np.unique(columns.series).tolist() if not self._head(number, series)]
+        return np.isin(columns.series, refused, invert=True)
 
     def encode(self, columns: Columns, series: Mapping[int, Series]) -> list[str]:
-        """Each point as a JSON object; all of them must be :func:`sendable`."""
-        heads = {number: self._head(series[number]) for number in np.unique(columns.series).tolist()}
+        """Each point as a JSON object; all of them must be :func:`sendable`, and what the encoder takes."""
+        heads = {number: self._head(number, series) for number in np.unique(columns.series).tolist()}
         moments = milliseconds(columns.time)
         metas = [f',"value_meta":{{"{STEP}":"{step - 1}"}}' if step else "" for step in columns.step.tolist()]
         if columns.logged is not None:
@@ -72,14 +87,27 @@ class Encoder:
         rows = zip(columns.series.tolist(), moments.tolist(), columns.value.tolist(), metas, strict=True)
         return [f'{heads[number]}{moment},"value":{value!r}{meta}}}' for number, moment, value, meta in rows]
 
-    def _head(self, series: Series) -> str:
-        head = self._heads.get(series)
-        if head is None:
-            dimensions = mend_dimensions({**self._own, **dict(series.dimensions), **self._fixed})
-            name = json.dumps(mend_name(series.name))
-            head = f'{{"name":{name},"dimensions":{json.dumps(dict(sorted(dimensions.items())))},"timestamp":'
-            self._heads[series] = head
-        return head
+    def _head(self, number: int, series: Mapping[int, Series]) -> str:
+        """How the JSON of a series' points begins; empty if it cannot be sent.
+
+        Those that were recorded before it are mended before it, also if no point of them is sent now:
+        so each comes out the same wherever sending begins.
+        """
+        if series[number] not in self._heads:
+            for earlier in sorted(one for one in series if one <= number):
+                if series[earlier] not in self._heads:
+                    self._heads[series[earlier]] = self._mended(series[earlier])
+        return self._heads[series[number]]
+
+    def _mended(self, series: Series) -> str:
+        try:
+            good, why = self._mender.mend(series)
+        except SeriesError as error:
+            self._say(f"{error} Its points are in the store, and are not sent.")
+            return ""
+        if why:
+            self._say(f"{why}; it is sent as {good}.")
+        return f'{{"name":{json.dumps(good.name)},"dimensions":{json.dumps(dict(good.dimensions))},"timestamp":'
 
 
 def _out_of_order(moments: NDArray[np.int64], logged: NDArray[np.float64]) -> NDArray[np.bool_]:

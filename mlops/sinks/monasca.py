@@ -130,6 +130,10 @@ class MonascaSink(DurableSink):
             dropped = int(np.count_nonzero(~good))
             columns = self._without(columns, good)
         encoder = self._encoder(points.run)
+        taken = encoder.takes(columns, points.series)
+        if not taken.all():
+            dropped += int(np.count_nonzero(~taken))
+            columns = columns.pick(taken)
         objects = encoder.encode(columns, points.series)
         items = [
             _Item(points.series[number], text) for number, text in zip(columns.series.tolist(), objects, strict=True)
@@ -239,7 +243,8 @@ class MonascaSink(DurableSink):
         key = (run.id, run.name, run.host, str(run.rank), run.process, repr(sorted(run.dimensions.items())))
         encoder = self._encoders.get(key)
         if encoder is None:
-            encoder = self._encoders[key] = Encoder({**_own(run), **run.dimensions, "run_id": run.id})
+            own = {**_own(run), **run.dimensions, "run_id": run.id}
+            encoder = self._encoders[key] = Encoder(own, lambda what: self._say(what, f"{self.where}: {what}"))
         return encoder
 
     def _without(self, columns: Columns, good: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Columns:

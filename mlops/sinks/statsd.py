@@ -23,7 +23,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from mlops.errors import SeriesError, SinkURLError
-from mlops.series import MAX_LENGTH, Series, mend_dimensions, mend_name
+from mlops.series import MAX_LENGTH, Mender, Series
 from mlops.settings import Settings
 from mlops.sinks._address import Lookup
 from mlops.sinks._delivery import BYTES_PER_SECOND, Delivery
@@ -150,6 +150,7 @@ class StatsdSink(Sink):
         self._said: set[str] = set()
         self._dropped_before = 0
         self._windows: dict[tuple[str, tuple[tuple[str, str], ...]], _Window] = {}
+        self._menders: dict[str, Mender] = {}
         self._known: dict[tuple[str, int], _Window | None] = {}
         self._connection = PackingConnection(max_bytes)
         self._gauge: Any = open_gauge(self._connection)
@@ -264,15 +265,21 @@ class StatsdSink(Sink):
     def _admit(self, run: RunIdentity, series: Series) -> _Window | None:
         """A series of the store as one of the wire.
 
-        Two that come to the same share a window, or the agent would take the later one's value for both.
+        Two of a run never come to the same; those of two runs of one name share a window, or the agent would take
+        the later one's value for both.
         """
-        derived = {"run": run.name} if run.rank is None else {"run": run.name, "rank": str(run.rank)}
-        dimensions = dict(sorted(mend_dimensions({**derived, **run.dimensions, **dict(series.dimensions)}).items()))
+        mender = self._menders.get(run.id)
+        if mender is None:
+            derived = {"run": run.name} if run.rank is None else {"run": run.name, "rank": str(run.rank)}
+            mender = self._menders[run.id] = Mender({**derived, **run.dimensions})
+            if mender.why:
+                self._say(f"run {run.id}", f"{self.where}: {mender.why}; it is sent mended.")
         try:
-            name = mend_name(series.name)
+            good, why = mender.mend(series)
         except SeriesError as error:
-            self._say("name", f"{self.where}: {error} It is in the store and not sent.")
+            self._say(f"refused {series}", f"{self.where}: {error} It is in the store and not sent.")
             return None
+        name, dimensions = good.name, dict(good.dimensions)
         longest = name + max(SUFFIXES, key=len)
         if len(longest) > MAX_LENGTH:
             self._say(
@@ -290,6 +297,8 @@ class StatsdSink(Sink):
                 f"dimensions, or add ?max_bytes=N, at most {AGENT_READS}.",
             )
             return None
+        if why:
+            self._say(f"mended {series}", f"{self.where}: {why}; it is sent as {good}.")
         return self._windows.setdefault((name, tuple(dimensions.items())), _Window(name, dimensions))
 
     # -- summaries to lines -----------------------------------------------------------------------

@@ -233,7 +233,7 @@ def test_a_trace_holds_what_can_be_played_back(tmp_path: Path) -> None:
 
 
 SERIES = st.sampled_from(
-    [Series.of(f"gpu.{name}", {"uuid": uuid}) for name in ("power_watts", "energy_joules") for uuid in ("a", "b c")]
+    [Series.of(f"gpu.{name}", {"uuid": uuid}) for name in ("power_watts", "energy_joules") for uuid in ("a", "b-c")]
 )
 POINTS = st.tuples(st.floats(0, 1e5), SERIES, st.floats(allow_nan=True))
 

@@ -152,22 +152,49 @@ def test_what_is_nearer_to_the_series_wins() -> None:
     ]
 
 
-def test_what_monasca_would_refuse_is_mended_on_the_way() -> None:
-    """Names and dimensions that came past the checks are sent in the nearest form that is taken."""
-    run = RunIdentity("id-1", "run|1\n", {"time": "now", "_x": "a=b", "empty": " "}, "node-1", None)
+def test_what_monasca_would_refuse_is_mended_on_the_way(caplog: pytest.LogCaptureFixture) -> None:
+    """Names and dimensions that came past the checks are sent in the nearest form that is taken, said once."""
+    run = RunIdentity("id-1", "run|1 a", {"time": "now", "_x": "a=b", "empty": " "}, "node-1", None)
     sink = StatsdSink("nowhere.invalid", lookup=Nowhere())
-    sink.write(Table(run).points(("_e{loss}", 1.0)))
-    assert packed(sink)[0] == Line("e_loss_", 1.0, "g", {"run": "run_1_", "time_": "now", "x": "a_b"})
+    table = Table(run)
+    for _ in range(2):
+        sink.write(table.points(("_e{loss}", 1.0), ("_e{loss}", 2.0)))
+    assert packed(sink)[0] == Line("e_loss_", 2.0, "g", {"run": "run_1_a", "time_": "now", "x": "a_b"})
+    assert len(caplog.records) == 2
+    assert "Value 'run|1 a' of 'run' contains '|' at position 4" in caplog.text
+    assert "Metric name '_e{loss}' begins with '_'" in caplog.text
+    assert "it is sent as e_loss_{run=run_1_a, time_=now, x=a_b}" in caplog.text
 
 
-def test_series_that_come_to_the_same_on_the_wire_are_summed_up_together() -> None:
-    """Two lines of one name and one set of dimensions would be one value lost."""
+def test_series_that_would_come_to_the_same_on_the_wire_are_told_apart(caplog: pytest.LogCaptureFixture) -> None:
+    """Two lines of one name and one set of dimensions would be one value lost; the later series gets a mark."""
     sink = StatsdSink("nowhere.invalid", lookup=Nowhere())
     table = Table()
     sink.write(table.points(("a b", 1.0), ("a,b", 3.0)))
-    assert [(line.name, line.value) for line in packed(sink)] == list(
-        zip([f"a_b{suffix}" for suffix in SUFFIXES], (3.0, 2.0, 1.0, 3.0, 2.0), strict=True)
-    )
+    names = dict.fromkeys(line.name.partition(".")[0] for line in packed(sink))
+    assert list(names) == ["a_b", "a_b-2cd913df"]
+    values = {line.name: line.value for line in packed(sink)}
+    assert (values["a_b"], values["a_b.count"]) == (1.0, 1.0)
+    assert (values["a_b-2cd913df"], values["a_b-2cd913df.count"]) == (3.0, 1.0)
+    assert "'a,b' would come to the same as 'a b'; it is sent as a_b-2cd913df{run=digits, team=vision}" in caplog.text
+
+
+def test_a_dimension_that_the_run_has_too_makes_no_two_series_one() -> None:
+    """A series with the run's own dimension written out is another than the one without."""
+    sink = StatsdSink("nowhere.invalid", lookup=Nowhere())
+    table = Table(RunIdentity("id-1", "digits", {"zone": "a"}, "node-1", None))
+    points = table.of([(Series.of("loss"), 1.0), (Series.of("loss", {"zone": "a"}), 2.0)])
+    sink.write(points)
+    assert sorted(line.value for line in packed(sink) if line.name.count(".") == 0) == [1.0, 2.0]
+    assert len({line.name for line in packed(sink)}) == 10
+
+
+def test_a_series_that_the_persister_may_die_of_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """It is counted and said, also where a datagram has room for it."""
+    sink = StatsdSink("nowhere.invalid", lookup=Nowhere(), max_bytes=8192)
+    sink.write(Table().points(("a", 1.0), dimensions={f"key{number}": "v" * 250 for number in range(9)}))
+    assert (packed(sink), sink.dropped) == ([], 1)
+    assert "Monasca's persister may die of more than 2200" in caplog.text
 
 
 def test_a_series_of_the_users_comes_before_a_derived_one(caplog: pytest.LogCaptureFixture) -> None:
