@@ -33,6 +33,7 @@ CONDA_NAMES = {
     "jupyter-core": "jupyter_core",
     "kubernetes": "python-kubernetes",
     "matplotlib": "matplotlib-base",
+    "prometheus-client": "prometheus_client",
     "torch": "pytorch",
 }
 """Packages whose conda-forge name is not their PyPI name."""
@@ -49,8 +50,11 @@ NEVER_LOCKED = {"torch", "torchvision", "torchaudio", "triton", "spacy"}
 EXTRAS_OF_ROOMS = {
     "callbacks": ("fastai",),
     "cli": ("notebook",),
+    "clouds.py": ("monasca",),
+    "monasca": ("monasca",),
     "notebook": ("notebook",),
     "report": ("report", "parquet"),
+    "sinks": ("monasca", "prometheus", "tensorboard"),
 }
 """The rooms of the library that may import more than a training node needs, and the extras that bring it."""
 
