@@ -118,7 +118,7 @@ def replace_file(folder: Path, stem: str, events: Iterable[Any], tbx: Any) -> No
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE), "wb") as file:
             file.write(_records([_version(tbx), *events], tbx))
-        draft.replace(folder / f"{_prefix(0)}.{stem}")
+        draft.replace(folder / f"{_prefix(0)}.{stem}.parameters")
     except OSError:
         with contextlib.suppress(OSError):
             draft.unlink()

@@ -171,7 +171,7 @@ class TensorboardSink(Sink):
         if self._file is None or self._run is None:
             return
         try:
-            self._file.append(self._end(self._run))
+            self._file.append(self._end(self._run, self._file.path.parent))
         except OSError as error:
             self._fail(error)
         else:
@@ -201,6 +201,7 @@ class TensorboardSink(Sink):
             entry = event.summary.value.add(tag=line.tag, simple_value=value)
             if not line.count and line.about:
                 entry.metadata.summary_description = line.about
+                entry.metadata.plugin_data.plugin_name = "scalars"
             line.count += 1
         if event is not None:
             yield event
@@ -245,17 +246,19 @@ class TensorboardSink(Sink):
         except OSError as error:
             self._say("changes", f"cannot write the new parameters: {error.strerror or error}.")
 
-    def _end(self, run: RunIdentity) -> Iterator[Any]:
-        """What is to be written of a run that has ended, by its owner and by whoever wrote its parameters.
+    def _end(self, run: RunIdentity, folder: Path) -> Iterator[Any]:
+        """What is to be written of a run that has ended.
 
-        A command that was run, such as ``mlops run``, has parameters too, but those of the training come first.
+        A command that was run, such as ``mlops run``, has parameters too, but those of the training come first.  How
+        it ended is said by whoever opened the run, if that writes here too.
         """
         info = run.info
-        if self._file is not None and self._parameters is None and not run.rank and _is_alone(self._file.path):
-            start = self._session(run)
-            if start:
-                yield start
-        if info is not None and not run.rank and (self._parameters is not None or info.pid == os.getpid()):
+        if info is None or run.rank:
+            return
+        if self._parameters is None and _processes(folder) == {_stem(run)} and (start := self._session(run)):
+            yield start
+        owner_writes = any(f"-{info.pid}." in f"{process}." for process in _processes(folder))
+        if info.pid == os.getpid() or (self._parameters is not None and not owner_writes):
             yield session_end(_STATUS.get(info.outcome, "UNKNOWN"), info.ended or time.time(), self._tbx)
 
     # -- the file ---------------------------------------------------------------------------------
@@ -327,7 +330,7 @@ def _stem(run: RunIdentity) -> str:
     return f"{file_stem(run.host, os.getpid())}{rank}"
 
 
-def _is_alone(path: Path) -> bool:
-    """Whether no other process has written into an event file's folder."""
-    others = path.parent.glob("events.out.tfevents.*")
-    return all(other == path for other in others)
+def _processes(folder: Path) -> set[str]:
+    """Whose event files are there, by what tells their names apart."""
+    behind_time = (path.name.partition(".tfevents.")[2].partition(".")[2] for path in folder.glob("*.tfevents.*"))
+    return {name.rpartition(".")[0] for name in behind_time}
