@@ -217,9 +217,8 @@ def test_a_mender_says_what_it_changed() -> None:
         "Value 'x;y' of 'time' contains ';' at position 2; Dimension 'time' is reserved: a dimension of that name "
         "ends the persister"
     )
-    assert (
-        mender.mend(Series.of("loss", {"run": "my run"})).why == "'loss{run=my run}' would come to the same as 'loss'"
-    )
+    twin = Series.of("loss", {"run": "my_run"})
+    assert mender.mend(twin).why == "'loss{run=my_run}' would come to the same as 'loss'"
 
 
 def test_a_mark_fits_also_where_a_name_is_as_long_as_one_may_be() -> None:

@@ -30,7 +30,7 @@ name, a unit or a description derives it from there: :func:`exposed` for Prometh
 TensorBoard.
 """
 
-from mlops.series._metrics import METRICS, Exposed, Metric, exposed, metric, tag
+from mlops.series._metrics import METRICS, SUMMARIES, Exposed, Metric, exposed, metric, tag
 from mlops.series._rules import (
     MAX_BYTES,
     MAX_LENGTH,
@@ -51,6 +51,7 @@ __all__ = [
     "MAX_BYTES",
     "MAX_LENGTH",
     "METRICS",
+    "SUMMARIES",
     "Exposed",
     "Mended",
     "Mender",

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from mlops.series._rules import Series
 
-__all__ = ["METRICS", "Exposed", "Metric", "exposed", "metric", "tag"]
+__all__ = ["METRICS", "SUMMARIES", "Exposed", "Metric", "exposed", "metric", "tag"]
 
 _NOT_IN_PROMETHEUS: Final = re.compile("[^a-zA-Z0-9_]")
 _PROMETHEUS_UNITS: Final[Mapping[str, str]] = {
@@ -94,6 +94,9 @@ _TABLE: Final = (
 
 METRICS: Final[Mapping[str, Metric]] = {entry.name: entry for entry in _TABLE}
 """The names that mlops itself sends, by name."""
+
+SUMMARIES: Final = ("", ".mean", ".min", ".max", ".count")
+"""What ends a metric's name where an agent gets a summary of it: the last value, and these."""
 
 
 def metric(name: str) -> Metric:

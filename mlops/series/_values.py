@@ -45,8 +45,8 @@ def as_number(value: object) -> float:
         kind = type(value).__name__
         raise ValueError(f"a {kind} of shape {tuple(shape)} has more than one element; log its .mean() or one element")
     item = getattr(value, "item", None)
-    inner: Any = item() if callable(item) and not _is_masked(value) else value
-    if _is_masked(inner):
+    inner: Any = item() if callable(item) else value
+    if _is_masked(value):
         raise TypeError("a number is needed, not one that is masked")
     if isinstance(inner, str | bytes | bytearray | memoryview) or inner is None:
         raise TypeError(f"a number is needed, not {'None' if inner is None else f'the text {inner!r:.60}'}")
@@ -63,6 +63,6 @@ def as_number(value: object) -> float:
     return number
 
 
-def _is_masked(value: object) -> bool:
-    """Whether it is numpy's word for no value, of which ``item`` makes 0.0."""
-    return type(value).__name__ == "MaskedConstant"
+def _is_masked(value: Any) -> bool:
+    """Whether it is numpy's word for no value, of which ``item`` makes a number."""
+    return type(value).__module__.startswith("numpy.ma") and bool(value.mask.any())
