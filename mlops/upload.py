@@ -66,7 +66,7 @@ class Upload:
         dropped: points that the destination will never take, told now or before.
         refused: those of them that it has refused; the others are none that it could be asked to take
             (nan, infinite, of an impossible time).
-        left: points that are still to be sent; known only from :func:`look`.
+        left: points that are still to be sent, about.
         problems: what is damaged or missing, or why something of it was not sent: each in a sentence.
         notes: what is worth knowing and no failure: each in a sentence.
         busy: whether another process is sending it.
@@ -90,6 +90,7 @@ def upload(
     sink: DurableSink,
     *,
     on_progress: Callable[[Progress], None] = lambda _progress: None,
+    on_run: Callable[[Upload], None] = lambda _upload: None,
     patience: float = PATIENCE_SECONDS,
 ) -> list[Upload]:
     """Send what is left of these runs.
@@ -101,6 +102,8 @@ def upload(
         runs: which.
         sink: where to; it is not closed.
         on_progress: told how it goes, before and after each delivery.
+        on_run: told what became of each run as soon as it is over, also of the one in which this raises or is
+            interrupted.
         patience: seconds for which the destination may take nothing before this gives up.
 
     Returns:
@@ -111,7 +114,7 @@ def upload(
         MlopsError: the destination took nothing for longer than ``patience``.  What was sent until then is
             behind the cursor: call it again.
     """
-    return [_Uploading(run, sink, on_progress, patience).work() for run in runs]
+    return [_Uploading(run, sink, on_progress, patience).work(on_run) for run in runs]
 
 
 def look(runs: Sequence[RunFolder], sink: DurableSink) -> list[Upload]:
@@ -142,14 +145,18 @@ class _Uploading:
             stop=self._is_enough, sleep=time.sleep, before_sleep=self._report, longest=_LONGEST_WAIT
         )
 
-    def work(self) -> Upload:
-        """Send it."""
+    def work(self, on_end: Callable[[Upload], None]) -> Upload:
+        """Send it, and tell how it went."""
         readers = [PointsReader(path) for path in self._folder.points_files()]
         counts = [_count(reader) for reader in readers]
         self._total = sum(counts)
-        self._report()
-        for reader, count in zip(readers, counts, strict=True):
-            self._file(reader, count)
+        try:
+            self._report()
+            for reader, count in zip(readers, counts, strict=True):
+                self._file(reader, count)
+        finally:
+            self._result.left = max(0, self._total - self._done)
+            on_end(self._result)
         return self._result
 
     def _file(self, reader: PointsReader, count: int) -> None:

@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "runs": "List the runs, the newest last.",
     "report": "Make the page, the picture or the tables of one run, or of several side by side.",
     "export": "Give every point of a run, a row a point, as CSV or Parquet.",
+    "upload": "Send to Monasca what is left of the runs: every point, once, with its own time.",
     "completion": "Print what teaches a shell to complete mlops, its options and the runs.",
 }
 """The commands in an order of use, each with its first sentence; the module of each bears its name."""
@@ -44,6 +45,7 @@ _EXAMPLES: Final = (
     ("mlops report last", "the newest run as one HTML page"),
     ("mlops report base tuned --file both.png", "two runs side by side, as a picture"),
     ("mlops export last --file points.parquet", "every point, for pandas"),
+    ("mlops upload --to monasca://mycloud", "send what Monasca does not have yet"),
     ('eval "$(mlops completion bash)"', "completion in this shell"),
 )
 _RUN: Final = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mlops.cli import output
-from mlops.cli.options import Documented, format_option, run_options, runs_dir_option, settings
+from mlops.cli.options import Documented, Seconds, format_option, run_options, runs_dir_option, settings
 from mlops.errors import MlopsError
 from mlops.notebook import Document, Execution, Verdict
 from mlops.notebook.parameters import read_file, typed
@@ -30,22 +29,6 @@ GRACE_SECONDS: Final = 20.0
 """What an interrupted notebook has for its ``finally`` and its exit handlers; Kubernetes gives 30 in all."""
 _AGAIN_SECONDS: Final = 1.0
 """A second Ctrl-C so long after the first means: at once. An earlier one is the same one, sent to a whole group."""
-_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
-
-
-class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5 on
-    """A span of time: ``90``, ``90s``, ``15m``, ``2h``."""
-
-    name = "TIME"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Whole seconds, at least one."""
-        if isinstance(value, int):
-            return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(value).strip())
-        if found is None or float(found[1]) == 0:
-            self.fail(f"{value!r} is no span of time; write 90s, 15m or 2h.", param, ctx)
-        return max(1, round(float(found[1]) * _UNITS[found[2]]))
 
 
 @click.command(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -16,14 +17,18 @@ __all__ = [
     "Documented",
     "FormatChoice",
     "PairOption",
+    "Seconds",
     "devices_chosen",
     "file_option",
     "format_option",
+    "from_option",
     "run_argument",
     "run_options",
     "runs_dir_option",
     "settings",
 ]
+
+_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,6 +97,21 @@ class PairOption(click.ParamType):  # type: ignore[type-arg]  # generic from cli
         return key, text
 
 
+class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5 on
+    """A span of time: ``90``, ``90s``, ``15m``, ``2h``."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Whole seconds, at least one."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", str(value).strip())
+        if found is None or float(found[1]) == 0:
+            self.fail(f"{value!r} is no span of time; write 90s, 15m or 2h.", param, ctx)
+        return max(1, round(float(found[1]) * _UNITS[found[2]]))
+
+
 def format_option(*formats: str, default: str | None = None, file: str = "") -> Callable[[F], F]:
     """``-o FORMAT``: how to write what is written; every command that reads has it."""
     return click.option(
@@ -117,6 +137,20 @@ def runs_dir_option(command: F) -> F:
         type=click.Path(file_okay=False, path_type=Path),
         metavar="DIR",
         help="Folder that the runs are kept in (MLOPS_RUNS_DIR; default: runs).",
+    )(command)
+
+
+def from_option(command: F) -> F:
+    """``--from SOURCE``: where a run is read from."""
+    return click.option(
+        "--from",
+        "source",
+        metavar="SOURCE",
+        default="store",
+        show_default=True,
+        shell_complete=_complete_source,
+        help="Where it is read from: store, the folder of runs; monasca, the cloud of the sink monasca://… in "
+        "MLOPS_SINKS, else of OS_CLOUD; monasca://CLOUD, a cloud of clouds.yaml.",
     )(command)
 
 
@@ -186,6 +220,10 @@ def _complete_run(context: click.Context, _param: click.Parameter, incomplete: s
     ids = [run.id for run in reversed(found)]
     names = sorted({_name_in(entry) for entry in ids})
     return [CompletionItem(word) for word in _once([*ids, *names, "last"]) if word.startswith(incomplete)]
+
+
+def _complete_source(_context: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(word) for word in ("store", "monasca", "monasca://") if word.startswith(incomplete)]
 
 
 def _name_in(run_id: str) -> str:

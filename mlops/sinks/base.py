@@ -18,7 +18,7 @@ from mlops.series import Series
 from mlops.settings import Settings
 from mlops.store import RunInfo
 
-__all__ = ["SCHEMES", "DurableSink", "Point", "Points", "RunIdentity", "Sink", "SinkURL", "open_sink"]
+__all__ = ["SCHEMES", "DurableSink", "Point", "Points", "RunIdentity", "Sink", "SinkURL", "kind_of", "open_sink"]
 
 SCHEMES: Final[Mapping[str, str]] = {
     "memory": "mlops.sinks.memory:MemorySink",
@@ -279,16 +279,25 @@ def open_sink(url: str, settings: Settings | None = None) -> Sink:
         MissingExtraError: the sink needs a package that is not installed.
     """
     parsed = SinkURL.parse(url)
-    home = SCHEMES.get(parsed.scheme)
-    if home is not None:
-        module, _, name = home.partition(":")
-        kind = getattr(importlib.import_module(module), name)
-    else:
-        kind = _from_entry_points(parsed)
-    sink = kind.from_url(parsed, settings or Settings.load())
+    sink = kind_of(parsed).from_url(parsed, settings or Settings.load())
     if not isinstance(sink, Sink):
         raise SinkError(f"{url} made a {type(sink).__name__}, which is no mlops.sinks.Sink")
     return sink
+
+
+def kind_of(url: SinkURL) -> type[Sink]:
+    """The class of a URL's sinks; none is opened.
+
+    Raises:
+        SinkURLError: the scheme is unknown.
+        SettingsError: a package brings something of this scheme that is no sink.
+    """
+    home = SCHEMES.get(url.scheme)
+    if home is None:
+        return _from_entry_points(url)
+    module, _, name = home.partition(":")
+    kind: type[Sink] = getattr(importlib.import_module(module), name)
+    return kind
 
 
 def _from_entry_points(url: SinkURL) -> type[Sink]:
