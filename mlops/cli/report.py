@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mlops.cli import output
-from mlops.cli.options import Documented, file_option, format_option, run_argument, runs_dir_option, settings
+from mlops.cli.arriving import arriving
+from mlops.cli.options import (
+    Documented,
+    file_option,
+    format_option,
+    from_option,
+    run_argument,
+    runs_dir_option,
+    settings,
+)
 
 if TYPE_CHECKING:
     from mlops.record import Record
@@ -37,6 +46,7 @@ _BY_SUFFIX: Final = {
         ("mlops report last -o table", ""),
         ("mlops report base tuned --file both.html", "two runs side by side"),
         ("mlops report digits --file digits.png", ""),
+        ("mlops report digits --from monasca -o table", "as it has arrived in the cloud"),
         ("mlops report digits --target 0.97 -o json | jq '.[0].reached'", "what 97 % had cost"),
     ],
 )
@@ -51,6 +61,7 @@ _BY_SUFFIX: Final = {
     metavar="VALUE",
     help="A value of the main metric, such as 0.97: what it took to reach it is told. May be repeated.",
 )
+@from_option
 @runs_dir_option
 @click.pass_context
 def command(
@@ -61,22 +72,25 @@ def command(
     form: str,
     file: Path | None,
     targets: tuple[float, ...],
+    source: str,
     runs_dir: Path | None,
 ) -> None:
     """Make the page, the picture or the tables of one run, or of several side by side.
 
-    A page or a picture is written to the run's folder (of several runs: to this folder) as report.html or
-    report.png, or to --file, and its path is printed. Tables, JSON and YAML are printed. Without a run the newest
-    is meant.
+    A page or a picture is written to the run's folder (of several runs, or of one that is read from elsewhere: to
+    this folder) as report.html or report.png, or to --file, and its path is printed. Tables, JSON and YAML are
+    printed. Without a run the newest is meant.
     """
     from mlops import report
 
     if ctx.get_parameter_source("form") is click.core.ParameterSource.DEFAULT and file is not None:
         form = _BY_SUFFIX.get(file.suffix.lower(), form)
     folder = settings(runs_dir=runs_dir).runs_dir
-    records = [report.read(one, runs_dir=folder) for one in which or ("last",)]
+    with arriving() as tell:
+        records = [report.read(one, runs_dir=folder, source=source, on_progress=tell) for one in which or ("last",)]
     if form in {"html", "png"}:
-        target = file or _usual_place(which or ("last",), folder, f"report.{form}")
+        name = f"report.{form}"
+        target = file or (_usual_place(which or ("last",), folder, name) if source == "store" else Path(name))
         with output.written(target) as place:
             if form == "html":
                 report.write_page(records, place, targets=targets)

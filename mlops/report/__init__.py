@@ -4,7 +4,7 @@
 
     from mlops import report
 
-    record = report.read("last")
+    record = report.read("last")  # or read("last", source="monasca")
     print(report.render_table(record))
     report.write_page(record, "report.html")
     report.energy_to_reach(record, "accuracy", 0.97).joules
@@ -17,12 +17,13 @@ from mlops.report.energy import Energy, MeterEnergy, Reached, energy_to_reach, e
 from mlops.report.figures import figure, write_png
 from mlops.report.overview import Best, Summary, summary
 from mlops.report.page import write_page
-from mlops.report.reading import read
+from mlops.report.reading import Arrival, read
 from mlops.report.rows import export
 from mlops.report.tables import Epoch, Epochs, epochs
 from mlops.report.terminal import render_table
 
 __all__ = [
+    "Arrival",
     "Best",
     "Energy",
     "Epoch",

@@ -344,7 +344,7 @@ def _whole_run(view: View, meters: list[Curve]) -> list[Epoch]:
 
 
 def _remarks(view: View, marks: Marks, rows: list[Epoch]) -> list[str]:
-    remarks = []
+    remarks = [words.clean(remark) for remark in view.noted("remarks")]
     if not len(marks):
         remarks.append("No epoch was completed; the row is the whole run." if rows else "The run recorded no points.")
         return remarks

@@ -33,6 +33,7 @@ def test_a_run_that_does_not_exist_is_an_error_with_the_nearest(runs_dir: Path) 
 def test_the_public_names_are_these() -> None:
     """Whoever adds or takes away a name changes this list, knowingly."""
     assert report.__all__ == [
+        "Arrival",
         "Best",
         "Energy",
         "Epoch",
