@@ -183,18 +183,18 @@ def _hosts(made: Page, maker: Maker, road: Road) -> None:
         made,
         "As the hosts' own agents see all their GPUs, held or not",
         maker.lines(
-            "Utilisation",
+            "Utilisation, from the hosts",
             f"From {_whose(road)}. At work here, but not among the held ones: a program that records no run.",
             Curve("gpu.utilisation_percent", _OF_NODE, _NODE, from_host=True),
         ),
         maker.lines(
-            "Power",
+            "Power, from the hosts",
             f"From {_whose(road)}, stacked: what all GPUs draw, with those that nobody holds.",
             Curve("gpu.power_watts", _OF_NODE, _NODE, from_host=True),
             style="stacked",
         ),
         maker.lines(
-            "Temperature",
+            "Temperature, from the hosts",
             f"From {_whose(road)}. Hot without a run: its neighbours, or the air.",
             Curve("gpu.temperature_celsius", _OF_NODE, _NODE, fold="max", from_host=True),
             levels=HOT,

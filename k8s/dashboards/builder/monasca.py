@@ -32,14 +32,15 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models.dashboard import DataSourceRef, VariableModel, VariableOption
 
-from k8s.dashboards.builder.roads import CUSTOM, HOST, RUN, Curve, Fold, Road, Variable
+from k8s.dashboards.builder.roads import CUSTOM, HOST, RANK, RUN, Curve, Fold, Road, Variable
 from mlops.series import metric
 
 __all__ = ["Monasca", "MonascaQuery"]
 
 _EACH: Final = "$all"
-_AGGREGATORS: Final[dict[Fold, str]] = {"mean": "avg", "max": "max", "min": "min", "last": "max"}
-"""Monasca has no last value; what is asked for it only grows, or hardly changes."""
+_AGGREGATORS: Final[dict[Fold, str]] = {"mean": "avg", "max": "max", "min": "min", "last": "max", "sum": "max"}
+"""Monasca has no last value; what is asked for it only grows, or hardly changes.  Its sum is over a period's points,
+and has those twice that came over both roads."""
 
 _EMPTY_MEANS: Final[dict[str, str]] = {
     HOST.name: "Empty for all of them; a|b for two. Panels with a line for each host show them all.",
@@ -105,13 +106,15 @@ class Monasca(Road):
             for variable in scope
             if curve.obeys(variable) and (variable is not HOST or HOST.name not in curve.by)
         ]
-        lines = [key for key in curve.by if key not in filters]
+        ranks = (RANK.name,) if curve.fold == "sum" else ()
+        lines = [key for key in (*curve.by, *ranks) if key not in filters]
+        legend = "".join((curve.legend, *(f" {{{key}}}" for key in ranks)))
         return MonascaQuery(
             ref,
             _name(curve),
             _AGGREGATORS[curve.fold],
             [*((key, f"${key}") for key in filters), *((key, _EACH) for key in lines)],
-            re.sub(r"\{(\w+)\}", r"@\1", curve.legend),
+            re.sub(r"\{(\w+)\}", r"@\1", legend),
             self.source,
         )
 

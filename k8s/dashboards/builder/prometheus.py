@@ -45,8 +45,9 @@ _OVER_TIME: Final[Mapping[Fold, str]] = {
     "max": "max_over_time({}[$__rate_interval])",
     "min": "min_over_time({}[$__rate_interval])",
     "last": "{}",
+    "sum": "{}",
 }
-_OVER_SERIES: Final[Mapping[Fold, str]] = {"mean": "avg", "max": "max", "min": "min", "last": "max"}
+_OVER_SERIES: Final[Mapping[Fold, str]] = {"mean": "avg", "max": "max", "min": "min", "last": "max", "sum": "sum"}
 _ALL: Final = ".*"
 _EVERY_GPU: Final = "gpu.memory_used_bytes"
 """What every GPU tells, MIG instances too."""

@@ -16,8 +16,11 @@ from mlops.series import metric
 
 __all__ = ["CUSTOM", "DATASOURCE", "HOST", "RANK", "RUN", "UUID", "Curve", "Fold", "Road", "Variable"]
 
-Fold = Literal["mean", "max", "min", "last"]
-"""What becomes of the points of one pixel, and of the series that share a line."""
+Fold = Literal["mean", "max", "min", "last", "sum"]
+"""What becomes of the points of one pixel, and of the series that share a line.
+
+``sum`` is of the series alone, of each the last point; where a data source cannot add up, it draws each rank.
+"""
 
 DATASOURCE: Final = "datasource"
 """The variable that holds the data source: none is written into a dashboard."""

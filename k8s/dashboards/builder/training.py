@@ -19,7 +19,7 @@ _GPU: Final = ("run", "uuid")
 _OF_GPU: Final = "{run} {uuid}"
 _HOST: Final = ("run", "hostname")
 _OF_HOST: Final = "{run} {hostname}"
-_METERS: Final = (*_HOST, "rank", "device", "method")
+_METERS: Final = (*_HOST, "device", "method")
 
 
 def dashboard(road: Road) -> Dashboard:
@@ -65,7 +65,12 @@ def _now(made: Page, maker: Maker) -> None:
             "After the last epoch; which one is chosen at the top.",
             Curve("valid.*", "{run}"),
         ),
-        maker.now("Epochs", "Completed so far.", Curve("train.epoch", "{run}", fold="max"), decimals=0),
+        maker.now(
+            "Epochs",
+            "Completed so far. Stands still for longer than Duration of an epoch: look at Silent for.",
+            Curve("train.epoch", "{run}", fold="max"),
+            decimals=0,
+        ),
         maker.now(
             "Speed",
             "Training samples taken in per second. A drop without throttled GPUs: look at the data and the host.",
@@ -166,9 +171,9 @@ def _cost(made: Page, maker: Maker) -> None:
         ),
         maker.lines(
             "Energy of each epoch",
-            "By process, and by what was metered and how, stacked, so that the upper edge is the run's. As much energy "
+            "By host, and by what was metered and how, stacked, so that the upper edge is the run's. As much energy "
             "as ever for ever less gain: think of stopping early.",
-            Curve("train.epoch_energy_joules", "{run} {hostname} {rank} {device}, {method}", _METERS, fold="max"),
+            Curve("train.epoch_energy_joules", "{run} {hostname} {device}, {method}", _METERS, fold="sum"),
             style="bars",
         ),
     )
@@ -196,7 +201,7 @@ def _gpus(made: Page, maker: Maker) -> None:
             Curve("gpu.memory_utilisation_percent", _OF_GPU, _GPU),
         ),
         maker.lines(
-            "Memory",
+            "Memory of the GPUs",
             "In use, and installed (dashed). Up to the line is the room for a larger batch.",
             Curve("gpu.memory_used_bytes", _OF_GPU, _GPU, fold="max"),
             Curve("gpu.memory_total_bytes", f"{_OF_GPU} installed", _GPU, fold="last", dashed=True),
@@ -233,7 +238,7 @@ def _host(made: Page, maker: Maker) -> None:
             Curve("host.cpu_percent", _OF_HOST, _HOST),
         ),
         maker.lines(
-            "Memory",
+            "Memory of the host",
             "Of the whole host, and of the training with its children. Ever rising: it leaks, and will be killed.",
             Curve("host.memory_used_bytes", f"{_OF_HOST} all", _HOST, fold="max"),
             Curve("host.process_memory_bytes", f"{_OF_HOST} training", _HOST, fold="max"),
