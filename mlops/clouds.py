@@ -128,7 +128,10 @@ class Cloud:
             return str(override).rstrip("/")
         region = self._region.get_region_name(service_type)
         interface = self._region.get_interface(service_type) or "public"
-        with self._in_words("Keystone"):
+        from keystoneauth1.exceptions import EndpointNotFound
+
+        url = None
+        with self._in_words("Keystone"), contextlib.suppress(EndpointNotFound):
             url = self._session.get_endpoint(
                 service_type=service_type, region_name=region, interface=interface, skip_discovery=True
             )

@@ -113,16 +113,16 @@ class Encoder:
 def _out_of_order(moments: NDArray[np.int64], logged: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which points' milliseconds may not tell when they were logged as seen from their neighbours.
 
-    Who the neighbours of the first and the last one are is not known here.
+    Neighbours that were logged at once have one time and are looked at as one.  Who the neighbours of the
+    first and the last ones are is not known here.
     """
     raw = milliseconds(logged)
-    doubtful: NDArray[np.bool_] = moments != raw
-    doubtful[:1] = doubtful[-1:] = True
-    close = (raw[1:] == raw[:-1]) & (logged[1:] != logged[:-1])
-    doubtful[1:] |= close
-    doubtful[:-1] |= close
-    doubtful &= logged != moments / 1000.0
-    return doubtful
+    starts = np.flatnonzero(np.concatenate([[True], logged[1:] != logged[:-1]]))
+    close = raw[starts[1:]] == raw[starts[:-1]]
+    doubtful = np.concatenate([[True], close]) | np.concatenate([close, [True]])
+    told: NDArray[np.bool_] = np.repeat(doubtful, np.diff(starts, append=len(logged))) | (moments != raw)
+    told &= logged != moments / 1000.0
+    return told
 
 
 def body(objects: Sequence[str]) -> bytes:

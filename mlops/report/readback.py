@@ -198,13 +198,13 @@ def _gaps(where: str, info: RunInfo, lines: Sequence[Line], found: ReadBack, *, 
         gaps.append(Gap(where, what, 0))
     unsent = _noted(info, "not_finite")
     if unsent:
-        what = f"{words.count(unsent, 'value')} that the run recorded as nan or infinite were not sent"
+        what = f"{words.count(unsent, 'value')} recorded as nan or infinite: Monasca takes finite numbers only"
         gaps.append(Gap(where, what, unsent))
     missing = _recorded(info) - unsent - _arrived(info, lines)
     if missing > 0:
         what = (
-            f"{words.count(missing, 'point')} that the run recorded are not there: not sent yet "
-            f"(mlops upload {info.id}), or refused"
+            f"{words.count(missing, 'point')} recorded that did not arrive: not sent yet (mlops upload {info.id}), "
+            "or refused"
         )
         gaps.append(Gap(where, what, missing))
     received = Counter[str]()
