@@ -107,7 +107,7 @@ class LiveDisplay:
         row = self._table.grid(padding=(0, 1))
         row.add_row(
             self._spinner,
-            self._text(f"{self._ended + 1}/{self._runs}", style="dim"),
+            self._text(f"{min(self._ended + 1, self._runs)}/{self._runs}", style="dim"),
             self._text(progress.run),
             self._bar(total=max(progress.total, 1), completed=progress.done, width=_BAR, complete_style="cyan"),
             self._text(f"{progress.done:,}/{progress.total:,} points"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 import click
 
@@ -152,7 +153,9 @@ def _destinations(given: Settings) -> list[str]:
     found = [url for url in given.sinks if issubclass(kind_of(SinkURL.parse(url)), DurableSink)]
     if found:
         return found
-    if os.environ.get("OS_CLOUD") or os.environ.get("OS_AUTH_URL"):
+    if cloud := os.environ.get("OS_CLOUD"):
+        return [f"monasca://{quote(cloud)}"]
+    if os.environ.get("OS_AUTH_URL"):
         return ["monasca:"]
     raise click.UsageError(
         "No cloud is named to send to. Name one of clouds.yaml with --to monasca://CLOUD, with "
@@ -211,7 +214,7 @@ def _explained(error: MlopsError, sending: _Sending, patience: int) -> MlopsErro
     """What ended an upload before its end, and what has been achieved by then."""
     sent = f"{counted(sending.total('sent'))} sent until then"
     if isinstance(error, AuthorisationError):
-        error.remedy = f"{error.remedy} ({sent}.) Then call it again: it goes on where this one stopped.".strip()
+        error.remedy = f"{error.remedy} Then call it again; it goes on where this one stopped ({sent}).".lstrip()
         return error
     if not isinstance(error, SinkUnavailableError | CloudUnavailableError):
         return error
