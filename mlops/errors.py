@@ -18,6 +18,7 @@
     │   ├── AuthorisationError     the cloud refuses the credentials, or the role
     │   ├── CloudUnavailableError  the cloud does not answer, or asks to come back later
     │   └── RequestRefusedError    a service of the cloud will never take this request
+    ├── AlarmError           an alarm's definition cannot be understood, or not be changed into what is asked
     ├── DeviceError          a device cannot be opened or read
     ├── ReportError          a report, a figure or an export cannot be made
     ├── NotebookError        a notebook did not run to its end
@@ -34,6 +35,7 @@ recording side turns them into one warning each.
 from __future__ import annotations
 
 __all__ = [
+    "AlarmError",
     "AuthorisationError",
     "CloudConfigError",
     "CloudError",
@@ -217,6 +219,12 @@ class RequestRefusedError(CloudError):
         super().__init__(what, remedy=remedy)
         self.status = status
         self.detail = detail
+
+
+class AlarmError(MlopsError):
+    """An alarm's definition cannot be understood, or what is in force cannot be changed into it."""
+
+    exit_code = 2
 
 
 class DeviceError(MlopsError):

@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "report": "Make the page, the picture or the tables of one run, or of several side by side.",
     "export": "Give every point of a run, a row a point, as CSV or Parquet.",
     "upload": "Send to Monasca what is left of the runs: every point, once, with its own time.",
+    "alarms": "Keep Monasca's alarm definitions as a file says: make, change, list and delete them.",
     "completion": "Print what teaches a shell to complete mlops, its options and the runs.",
 }
 """The commands in an order of use, each with its first sentence; the module of each bears its name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from mlops.settings import Settings
 
 __all__ = [
     "Documented",
+    "DocumentedGroup",
     "FormatChoice",
     "PairOption",
     "Seconds",
@@ -59,6 +61,20 @@ class Documented(click.Command):
                 if about:
                     formatter.write(f"{'':{formatter.current_indent}}# {about}\n")
                 formatter.write(f"{'':{formatter.current_indent}}{typed}\n")
+
+
+class DocumentedGroup(Documented, click.Group):
+    """A command of several commands; a misspelt one is told the nearest."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments begin with."""
+        if args[0] in self.commands or args[0].startswith("-"):
+            return super().resolve_command(ctx, args)
+        near = difflib.get_close_matches(args[0], self.commands, 1)
+        hint = f"Did you mean {near[0]}?" if near else f"They are: {', '.join(self.commands)}."
+        raise click.UsageError(f"There is no command {args[0]!r} of {ctx.command_path}. {hint}", ctx)
 
 
 class FormatChoice(click.Choice):  # type: ignore[type-arg]  # generic from click 8.2 on
