@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.openmetrics import exposition, parser
@@ -141,6 +141,17 @@ def test_the_run_and_its_id_are_one_series() -> None:
     }
 
 
+def test_the_labels_that_joins_need_are_never_others() -> None:
+    """A dimension of the user's that comes to the id's label has another, whichever was there first."""
+    shown = Shown()
+    shown.table.take(helpers.Table().points(("x", 1.0), dimensions={"run.id": "mine"}))
+    shown.table.introduce(RUN)
+    assert set(shown.samples()) == {
+        ("mlops_run_info", frozenset({"run": "digits", "run_id": RUN.id}.items())),
+        _labelled("mlops_x", run_id_2="mine"),
+    }
+
+
 def test_processes_without_a_rank_are_told_apart() -> None:
     """Where a run has several of them, each has its mark as a label."""
     shown = Shown()
@@ -250,6 +261,7 @@ KEYS = st.one_of(
 VALUES = st.floats(allow_nan=True, allow_infinity=True)
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(NAMES, st.dictionaries(KEYS, st.text(), max_size=3), VALUES), max_size=8))
 def test_any_series_is_shown_with_its_value(given: list[tuple[str, Mapping[str, str], float]]) -> None:
     """Whatever names, dimensions and values there may be, both formats are valid and give every last value back."""

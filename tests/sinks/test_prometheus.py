@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,7 +24,7 @@ from mlops.settings import Settings
 from mlops.sinks import RunIdentity, SinkURL, open_sink
 from mlops.sinks import _endpoint as endpoint_module
 from mlops.sinks.prometheus import PrometheusSink
-from mlops.store import RunInfo
+from mlops.store import RunInfo, file_stem
 from tests.sinks.helpers import RUN, Clock, Table
 
 Wait = Callable[[Callable[[], object]], None]
@@ -118,22 +119,31 @@ def test_points_that_cannot_be_shown_are_dropped(sink: PrometheusSink, caplog: p
     assert sum("mlops_gpu_energy_joules_total counts" in line for line in caplog.messages) == 1
 
 
-def test_a_hung_or_rude_client_disturbs_nobody(sink: PrometheusSink, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_hung_or_rude_client_disturbs_nobody(
+    sink: PrometheusSink, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, wait_until: Wait
+) -> None:
     """One that says nothing, one that talks nonsense and one that hangs up keep no other from its answer."""
+    caplog.set_level(logging.DEBUG, "mlops")
     place = (LOCALHOST, port_of(sink))
-    with (
-        socket.create_connection(place),
-        socket.create_connection(place) as rude,
-        socket.create_connection(place) as gone,
-    ):
+    with socket.create_connection(place), socket.create_connection(place) as rude:
         rude.sendall(b"\x00\xff\r\n\r\n")
-        gone.sendall(b"GET /metrics HTTP/1.1\r\n")
-        gone.close()
+        with socket.create_connection(place) as gone:
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # hang up without a word
+            gone.sendall(b"GET /metrics HT")
+        wait_until(lambda: "was not answered" in caplog.text)
         sink.write(Table().points(("x", 1.0)))
         assert values(port_of(sink))["mlops_x", "digits"] == 1.0
         sink.close(1.0)
     assert is_free(place[1])
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_client_that_says_nothing_is_let_go(sink: PrometheusSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread does not wait for it for ever."""
+    assert endpoint_module._Handler.timeout
+    monkeypatch.setattr(endpoint_module._Handler, "timeout", 0.05)
+    with socket.create_connection((LOCALHOST, port_of(sink)), timeout=10) as silent:
+        assert silent.recv(1) == b""
 
 
 # -- where it listens ----------------------------------------------------------------------------
@@ -202,8 +212,10 @@ def test_without_prometheus_client_the_extra_is_named(monkeypatch: pytest.Monkey
         open_sink("prometheus://:9400")
 
 
-def test_ranks_of_several_runs_listen_side_by_side(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_of_several_runs_listen_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a launcher sets LOCAL_RANK, it is added to the port; a process that joined a run needs none of its own."""
+    candidates = range(20000 + os.getpid() % 10000, 32000, 2)  # below those that the kernel gives to clients
+    free_port = next(port for port in candidates if is_free(port) and is_free(port + 1))
     monkeypatch.setenv("LOCAL_RANK", "1")
     own = RunInfo(RUN.id, RUN.name, 0.0, pid=os.getpid())
     for info, port in ((own, free_port + 1), (None, free_port + 1), (replace(own, pid=1), free_port)):
@@ -296,9 +308,9 @@ def test_a_forked_child_does_not_keep_the_port(sink: PrometheusSink) -> None:
 
 
 @contextlib.contextmanager
-def sibling(folder: Path, *, host: str = "", rank: int | None = None) -> Iterator[Recorder]:
+def sibling(folder: Path, *, host: str = "", rank: int | None = None, stem: str = "other") -> Iterator[Recorder]:
     """The points file of another process of the run, as the training under ``mlops run`` has one."""
-    recorder = Recorder(folder / f"other-{rank}-0.points", slots=4096, interval=0.01)
+    recorder = Recorder(folder / f"{stem}-{rank}.points", slots=4096, interval=0.01)
     recorder.write_notes(
         {"host": host or socket.gethostname(), "rank": rank, "dimensions": {"team": "audio"}, "pid": 1}
     )
@@ -317,8 +329,13 @@ def test_processes_of_the_run_on_this_host_are_shown_too(tmp_path: Path, wait_un
     """With their own rank and dimensions, as they are written; those of other hosts are shown there."""
     sink = PrometheusSink(LOCALHOST, 0)
     table = Table(in_folder(tmp_path))
-    with sibling(tmp_path, rank=1) as here, sibling(tmp_path, rank=2, host="node-9") as elsewhere:
-        for recorder in (here, elsewhere):
+    own = file_stem(socket.gethostname(), os.getpid())
+    with (
+        sibling(tmp_path, rank=1) as here,
+        sibling(tmp_path, rank=2, host="node-9") as elsewhere,
+        sibling(tmp_path, rank=3, stem=own) as another_run_of_this_process,
+    ):
+        for recorder in (here, elsewhere, another_run_of_this_process):
             recorder.log({"train.loss": 1.0})
 
         def shown() -> dict[tuple[str, str], float]:

@@ -9,7 +9,7 @@ import resource
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from mlops.sinks import tensorboard as tensorboard_module
 from mlops.sinks.tensorboard import TensorboardSink
 from mlops.store import RunInfo
 from tests.sinks.helpers import RUN, Clock, Table
+
+Wait = Callable[[Callable[[], object]], None]
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[float, int, str]]]:
@@ -136,6 +138,13 @@ def test_what_is_logged_together_is_one_event(sink: TensorboardSink, folder: Pat
     assert scalars(folder / RUN.id) == {name: [(1.5, 7, f"{value}.0")] for value, name in enumerate("abc")}
     (path,) = (folder / RUN.id).iterdir()
     assert path.read_bytes().count(b"\x09\x00\x00\x00\x00\x00\x00\xf8\x3f") == 1, "the time is there once"
+
+
+def test_one_step_at_two_times_is_two_events(sink: TensorboardSink, folder: Path) -> None:
+    """A point never gets another one's time."""
+    two = Columns(np.array([1.5, 2.5]), np.zeros(2), np.arange(2, dtype=np.uint32), np.full(2, 8, np.uint32))
+    sink.write(Points(RUN, two, {0: Series("a"), 1: Series("b")}))
+    assert scalars(folder / RUN.id) == {"a": [(1.5, 7, "0.0")], "b": [(2.5, 7, "0.0")]}
 
 
 def test_values_that_are_not_finite_are_written(sink: TensorboardSink, folder: Path) -> None:
@@ -442,18 +451,22 @@ def test_further_ranks_write_no_parameters(folder: Path) -> None:
 
 
 def test_a_training_within_a_command_speaks_for_the_run(
-    runs_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    runs_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, wait_until: Wait
 ) -> None:
     """Under ``mlops run`` both have parameters: they are one line of the table, and the command says how it ended."""
     url = f"tensorboard:{folder}"
     run = Run("digits", sinks=[url], devices=[], runs_dir=runs_dir, parameters={"command": "x"})
     run.log({"host.cpu_percent": 1.0})
+    wait_until(lambda: run.sinks[0].sent)
     with monkeypatch.context() as patch:
         patch.setenv("MLOPS_RUN_DIR", str(run.dir))
         patch.setattr(os, "getpid", lambda: 4242)  # as in another process
         with Run(sinks=[url], devices=[], parameters={"lr": 0.1}) as joined:
             joined.log({"train.loss": 1.0})
     run.close("failed")
+    (theirs,) = (folder / run.id).glob("*-4242.0")
+    assert b"session_start_info" in theirs.read_bytes()
+    assert b"session_end_info" not in theirs.read_bytes()
     found = Hparams(folder)
     assert found.sessions == {run.id: {"command": "x", "lr": 0.1}}
     assert found.status == {run.id: "FAILURE"}
