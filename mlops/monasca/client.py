@@ -10,13 +10,15 @@ from typing import Any, Final, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from mlops.clouds import READ_SECONDS, Answer, Cloud, connect
-from mlops.errors import CloudError, RequestRefusedError
+from mlops.errors import CloudError, CloudUnavailableError, RequestRefusedError
 
 __all__ = ["SERVICE_TYPE", "Monasca"]
 
 SERVICE_TYPE: Final = "monitoring"
 _VERSION: Final = "/v2.0"
 _NOT_FOUND: Final = 404
+_TAKEN: Final = 204
+"""The one answer that means that metrics were taken; a 200 comes from something that is no Monasca API."""
 _QUERY_SECONDS: Final = 120.0
 """How long a query may think before its first byte: a million points are read out of a database."""
 
@@ -74,7 +76,12 @@ class Monasca:
         Raises:
             RequestRefusedError: one of them is refused, and with it all.
         """
-        self._request("POST", "/metrics", content=body)
+        answer = self._request("POST", "/metrics", content=body)
+        if answer.status != _TAKEN:
+            raise CloudUnavailableError(
+                f"POST {self.url}/metrics was answered with {answer.status}, where the Monasca API answers {_TAKEN}",
+                remedy="Something else answers there, such as a proxy or a login page.",
+            )
 
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
         """What the API answers to a query: ``get("/metrics/names")``."""
