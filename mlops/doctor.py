@@ -33,6 +33,8 @@ State = Literal["ok", "note", "warning", "broken"]
 
 _SECONDS: Final = 10.0
 """What opening a device or asking a resolver may take."""
+_CLOUD_SECONDS: Final = 20.0
+"""What a cloud may take for all that it is asked."""
 _REFUSED_SECONDS: Final = 0.5
 """How soon a refusal of a datagram comes back, if one does."""
 _LOW: Final = 1 << 30
@@ -43,6 +45,7 @@ _EXTRAS: Final = (
     ("matplotlib", "report", "mlops report"),
     ("jinja2", "report", "mlops report"),
     ("pyarrow", "parquet", "mlops export --format parquet"),
+    ("openstacksdk", "monasca", "the monasca sink, mlops upload, mlops alarms"),
     ("prometheus-client", "prometheus", "the prometheus sink"),
     ("tensorboardX", "tensorboard", "the tensorboard sink"),
     ("fastai", "fastai", "the fastai callback"),
@@ -124,7 +127,7 @@ def examine(given: Mapping[str, Any] | None = None, environ: Mapping[str, str] |
     devices, meters = _devices(settings.devices)
     findings = [
         *devices,
-        *([_sink(url, settings) for url in settings.sinks] or [_no_sink()]),
+        *([finding for url in settings.sinks for finding in _sink(url, settings)] or [_no_sink()]),
         _runs(settings),
         *_packages(),
         *findings,
@@ -233,7 +236,7 @@ def _no_sink() -> Finding:
     return Finding("sinks", "none", "note", f"points stay in the runs folder; {agent}", f"To send: MLOPS_SINKS={url}.")
 
 
-def _sink(url: str, settings: Settings) -> Finding:
+def _sink(url: str, settings: Settings) -> list[Finding]:
     from mlops.sinks import SinkURL, open_sink
 
     try:
@@ -241,14 +244,16 @@ def _sink(url: str, settings: Settings) -> Finding:
         sink = open_sink(url, settings)
         sink.close(0.0)
     except MlopsError as error:
-        return Finding("sinks", url, "broken", error.what, error.remedy)
+        return [Finding("sinks", url, "broken", error.what, error.remedy)]
     if parsed.scheme == "statsd":
-        return _statsd(url, parsed.host, parsed.port)
+        return [_statsd(url, parsed.host, parsed.port)]
+    if parsed.scheme == "monasca":
+        return _monasca(url, sink)
     if parsed.scheme == "prometheus":
-        return _prometheus(url, parsed.host, parsed.port)
+        return [_prometheus(url, parsed.host, parsed.port)]
     if parsed.scheme == "tensorboard":
-        return _tensorboard(url, sink)
-    return Finding("sinks", url, "ok", "can be opened")
+        return [_tensorboard(url, sink)]
+    return [Finding("sinks", url, "ok", "can be opened")]
 
 
 def _statsd(url: str, host: str, port: int | None) -> Finding:
@@ -287,6 +292,24 @@ def _refused(family: int, place: tuple[str | int, ...]) -> str:
     except OSError as error:
         return error.strerror or str(error)
     return ""
+
+
+def _monasca(url: str, sink: Any) -> list[Finding]:
+    """Step by step; what was found before one that hangs is told."""
+    from mlops.monasca.checkup import checkup
+
+    found: list[Finding] = []
+
+    def look() -> bool:
+        for check in checkup(sink.monasca):
+            found.append(Finding("sinks", url, check.state, check.text, check.remedy))  # noqa: PERF401 - read meanwhile
+        return True
+
+    if _in_time(look, _CLOUD_SECONDS) is None:
+        text = f"the next answer took longer than {_CLOUD_SECONDS:.0f} s"
+        remedy = "Check this machine's way to the cloud (firewall, proxy); a training goes on without it."
+        found.append(Finding("sinks", url, "broken", text, remedy))
+    return found
 
 
 def _prometheus(url: str, host: str, port: int | None) -> Finding:

@@ -66,6 +66,10 @@ class MonascaSink(DurableSink):
     Raises:
         CloudConfigError: there is no such cloud.
         MissingExtraError: openstacksdk is not installed.
+
+    Attributes:
+        where: what messages call it.
+        monasca: the API.
     """
 
     def __init__(
@@ -81,7 +85,7 @@ class MonascaSink(DurableSink):
         self.dropped = 0
         self.interval = interval
         self.most = most
-        self._monasca = monasca or _connect(cloud)
+        self.monasca = monasca or _connect(cloud)
         self._encoders: dict[tuple[str, ...], Encoder] = {}
         self._refused: set[tuple[str, Series]] = set()
         self._control = ""
@@ -108,7 +112,7 @@ class MonascaSink(DurableSink):
     def destination(self) -> str:
         """See :meth:`DurableSink.destination`: the project and the region, whatever the endpoint's name."""
         try:
-            return self._monasca.destination()
+            return self.monasca.destination()
         except CloudUnavailableError as error:
             raise _later(error) from error
 
@@ -155,7 +159,7 @@ class MonascaSink(DurableSink):
         state = STATES.index(info.outcome) if info.outcome in STATES else 0
         self._control = encode_one(RUN_METRIC, own, info.started, float(state), meta_of(info))
         try:
-            self._monasca.post_metrics(body([self._control]))
+            self.monasca.post_metrics(body([self._control]))
         except CloudUnavailableError as error:
             raise _later(error) from error
         except RequestRefusedError as error:
@@ -168,7 +172,7 @@ class MonascaSink(DurableSink):
         if not items:
             return 0
         try:
-            self._monasca.post_metrics(body([item.json for item in items]))
+            self.monasca.post_metrics(body([item.json for item in items]))
         except RequestRefusedError as error:
             if error.status not in _ABOUT_POINTS:
                 raise
@@ -191,14 +195,14 @@ class MonascaSink(DurableSink):
 
     def _try(self, run: RunIdentity, groups: Sequence[list[_Item]]) -> int:
         try:
-            self._monasca.post_metrics(body([item.json for group in groups for item in group]))
+            self.monasca.post_metrics(body([item.json for group in groups for item in group]))
         except RequestRefusedError as error:
             return self._divide(run, groups, error)
         return 0
 
     def _is_refused(self, items: Sequence[_Item]) -> bool:
         try:
-            self._monasca.post_metrics(body([item.json for item in items]))
+            self.monasca.post_metrics(body([item.json for item in items]))
         except RequestRefusedError:
             return True
         return False
@@ -265,7 +269,7 @@ class MonascaSink(DurableSink):
         return columns.pick(good)
 
     def _check_clock(self) -> None:
-        skew = self._monasca.skew
+        skew = self.monasca.skew
         if abs(skew) > _SKEW:
             ahead = "ahead of" if skew > 0 else "behind"
             self._say(
