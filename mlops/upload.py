@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, TypeVar
 
 from mlops.errors import (
@@ -34,6 +35,11 @@ PATIENCE_SECONDS: Final = 300.0
 """How long the destination may take nothing at all before an upload gives up."""
 
 _LONGEST_WAIT: Final = 15.0
+_ROUNDS: Final = 3
+"""How often points that got lost behind the API are sent again."""
+_SETTLED: Final = 30.0
+"""Seconds without another point after which no more are expected: a persister works in batches of seconds."""
+_LOOK: Final = 1.0
 _REFUSALS: Final = 3
 """Refusals of the credentials or the role one after the other: one alone may be a service that restarts."""
 
@@ -47,12 +53,14 @@ class Progress:
         done: points of it that need not be sent any more.
         total: points of it, as far as is known.
         trouble: why nothing goes on just now; empty if it does.
+        awaited: points that the destination has taken and not stored yet, once all are delivered.
     """
 
     run: str
     done: int
     total: int
     trouble: str = ""
+    awaited: int = 0
 
 
 @dataclass(slots=True)
@@ -69,6 +77,8 @@ class Upload:
         left: points that are still to be sent, about.
         problems: what is damaged or missing, or why something of it was not sent: each in a sentence.
         notes: what is worth knowing and no failure: each in a sentence.
+        again: points that the destination had taken and lost, and was sent again.
+        confirmed: whether the destination was asked now and has all points that it can have.
         busy: whether another process is sending it.
         running: whether its training still goes on.
     """
@@ -81,6 +91,8 @@ class Upload:
     left: int = 0
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    again: int = 0
+    confirmed: bool = False
     busy: bool = False
     running: bool = False
 
@@ -92,6 +104,7 @@ def upload(
     on_progress: Callable[[Progress], None] = lambda _progress: None,
     on_run: Callable[[Upload], None] = lambda _upload: None,
     patience: float = PATIENCE_SECONDS,
+    confirm: bool = True,
 ) -> list[Upload]:
     """Send what is left of these runs.
 
@@ -105,6 +118,8 @@ def upload(
         on_run: told what became of each run as soon as it is over, also of the one in which this raises or is
             interrupted.
         patience: seconds for which the destination may take nothing before this gives up.
+        confirm: whether the destination is asked, once a run that has ended is delivered, how many of its points
+            it has; what it has lost in between is sent again.
 
     Returns:
         What became of each run, in their order.
@@ -114,7 +129,7 @@ def upload(
         MlopsError: the destination took nothing for longer than ``patience``.  What was sent until then is
             behind the cursor: call it again.
     """
-    return [_Uploading(run, sink, on_progress, patience).work(on_run) for run in runs]
+    return [_Uploading(run, sink, on_progress, patience, confirm=confirm).work(on_run) for run in runs]
 
 
 def look(runs: Sequence[RunFolder], sink: DurableSink) -> list[Upload]:
@@ -130,9 +145,16 @@ class _Uploading:
     """One run on its way."""
 
     def __init__(
-        self, folder: RunFolder, sink: DurableSink, on_progress: Callable[[Progress], None], patience: float
+        self,
+        folder: RunFolder,
+        sink: DurableSink,
+        on_progress: Callable[[Progress], None],
+        patience: float,
+        *,
+        confirm: bool,
     ) -> None:
         self._folder = folder
+        self._confirm = confirm
         self._sink = sink
         self._tell = on_progress
         self._patience = patience
@@ -154,6 +176,8 @@ class _Uploading:
             self._report()
             for reader, count in zip(readers, counts, strict=True):
                 self._file(reader, count)
+            if self._confirm and not self._result.running and not self._result.busy:
+                self._see_to_it([reader.path for reader in readers])
         finally:
             self._result.left = max(0, self._total - self._done)
             on_end(self._result)
@@ -186,6 +210,62 @@ class _Uploading:
     def _deliver(self, spool: Spool, first: int) -> None:
         while self._try(spool.advance):
             self._done = first + spool.delivered + spool.dropped
+            self._report()
+        if self._info is not None:
+            self._try(spool.describe)
+
+    # -- whether it has arrived -------------------------------------------------------------------
+
+    def _see_to_it(self, paths: Sequence[Path]) -> None:
+        """Ask the destination how many points it has, and send them again until it has all that it took."""
+        spools = [Spool(path, self._sink, ended=True) for path in paths]
+        try:
+            cursors = [self._try(spool.open) for spool in spools]
+            if all(cursor.confirmed for cursor in cursors):
+                return
+            wanted = sum(cursor.delivered for cursor in cursors)
+            there = self._arrived(wanted)
+            for _ in range(_ROUNDS):
+                if there is None or there >= wanted:
+                    break
+                self._result.again += wanted - there
+                for place, path in enumerate(paths):
+                    spools[place].close()
+                    spools[place] = Spool(path, self._sink, ended=True)
+                    self._send_again(spools[place])
+                there = self._arrived(wanted)
+            self._result.confirmed = there is not None and there >= wanted
+            for cursor in (spool.open() for spool in spools):
+                cursor.confirmed = self._result.confirmed
+                cursor.save()
+            if there is not None and there < wanted:
+                self._result.problems.append(
+                    f"{wanted - there} points were taken by the cloud and did not get into its database, though they "
+                    "were sent again; its operator should look at what is between the two (broker, persister)"
+                )
+        except SpoolBusyError as error:
+            self._result.notes.append(f"not confirmed: {error.what}")
+        except AuthorisationError as error:
+            self._result.notes.append(f"not confirmed, since this role may not read: {error.what}")
+        finally:
+            for spool in spools:
+                spool.close()
+
+    def _arrived(self, wanted: int) -> int | None:
+        """How many points it has, once it has them all, or has had no more of them for a while."""
+        most, since = -1, time.monotonic()
+        while (there := self._try(lambda: self._sink.arrived(self._folder.id))) is not None and there < wanted:
+            if there > most:
+                most, since = there, time.monotonic()
+            elif time.monotonic() - since > _SETTLED:
+                break
+            self._tell(Progress(self._folder.id, self._done, max(self._total, self._done), "", wanted - there))
+            time.sleep(_LOOK)
+        return there
+
+    def _send_again(self, spool: Spool) -> None:
+        self._try(spool.open).rewind()
+        while self._try(spool.advance):
             self._report()
         if self._info is not None:
             self._try(spool.describe)

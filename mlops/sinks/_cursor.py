@@ -61,6 +61,7 @@ class Cursor:
         dropped: points that the destination will never take.
         refused: those of them that it has refused; the others are none that it could be asked to take.
         described: whether nothing is left to be told about the run.
+        confirmed: whether the destination was asked, and has all that was delivered.
     """
 
     def __init__(self, points: Path, destination: str, *, hold: bool = True) -> None:
@@ -69,7 +70,7 @@ class Cursor:
         self.path = points.with_name(f"{points.stem}.{kind}-{mark}.cursor")
         self.offset = self.block = self.within = self.left_out = 0
         self.delivered = self.dropped = self.refused = 0
-        self.described = False
+        self.described = self.confirmed = False
         self._destination = destination[:_SHOWN]
         self._pid = os.getpid()
         self._key = Path(os.path.realpath(points.parent)) / self.path.name
@@ -80,7 +81,7 @@ class Cursor:
         if content.get("destination") == self._destination:
             for name in _NUMBERS:
                 setattr(self, name, int(content.get(name, 0)))
-            self.described = bool(content.get("described"))
+            self.described, self.confirmed = bool(content.get("described")), bool(content.get("confirmed"))
         self.save()  # so that whoever finds it held is told by whom
 
     def _hold(self) -> None:
@@ -146,6 +147,7 @@ class Cursor:
                 "destination": self._destination,
                 **{name: getattr(self, name) for name in _NUMBERS},
                 "described": self.described,
+                "confirmed": self.confirmed,
                 "pid": self._pid,
                 "host": socket.gethostname(),
             },
@@ -154,6 +156,13 @@ class Cursor:
         text = b"%08x %s" % (zlib.crc32(content), content)
         with contextlib.suppress(OSError):
             os.pwrite(self._fd, text.ljust(_BYTES - 1) + b"\n", 0)
+
+    def rewind(self) -> None:
+        """Go back to the beginning: everything is delivered once more."""
+        for name in _NUMBERS:
+            setattr(self, name, 0)
+        self.described = self.confirmed = False
+        self.save()
 
     def close(self) -> None:
         """Let go of it; a second call does nothing."""

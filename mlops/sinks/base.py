@@ -179,6 +179,14 @@ class DurableSink(Sink):
         """
         return lambda columns: columns
 
+    def arrived(self, run_id: str) -> int | None:
+        """How many points of a run the destination has by now, told by itself; ``None`` if it cannot tell.
+
+        Raises:
+            MlopsError: it cannot be asked now, or will not answer us.
+        """
+        return None
+
     def describe(self, run: RunIdentity, info: RunInfo) -> None:
         """Tell the destination about the run itself; called when its delivery begins and when it has ended.
 
