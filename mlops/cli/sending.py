@@ -113,6 +113,8 @@ class LiveDisplay:
             self._text(f"{progress.done:,}/{progress.total:,} points"),
             self._text("" if progress.trouble else f"{self._rate.now():,.0f}/s", style="dim"),
         )
+        if progress.awaited and not progress.trouble:
+            return self._group(row, self._text(f"  {progress.awaited:,} on their way into its database", style="dim"))
         if not progress.trouble:
             return row
         return self._group(row, self._text(f"  {_waiting(progress)}", style="yellow"))
@@ -167,6 +169,10 @@ def in_words(upload: Upload) -> str:
         words.append(f"{upload.before:,} had been sent before")
     if upload.dropped:
         words.append(f"{upload.dropped:,} dropped ({why_dropped(upload)})")
+    if upload.again:
+        words.append(f"{upload.again:,} sent again")
+    if upload.confirmed:
+        words.append("confirmed")
     if upload.left:
         words.append(f"about {upload.left:,} left")
     if upload.running:

@@ -88,6 +88,12 @@ class _Sending:
     default=_PATIENCE,
     help="How long the cloud may take nothing at all before this gives up: 90s, 15m, 2h. [default: 5m]",
 )
+@click.option(
+    "--confirm/--no-confirm",
+    default=True,
+    help="Whether the cloud is asked, once a run is delivered, how many of its points have reached its database; what "
+    "got lost on the way there is sent again. [default: confirm]",
+)
 @click.option("--dry-run", is_flag=True, help="Only say what is left to be sent.")
 @runs_dir_option
 @format_option("table", "json", "yaml", default="table")
@@ -99,6 +105,7 @@ def command(
     which: tuple[str, ...],
     url: str | None,
     patience: int,
+    confirm: bool,
     dry_run: bool,
     runs_dir: Path | None,
     form: str,
@@ -118,7 +125,7 @@ def command(
     interrupted = False
     try:
         for sending, sink in zip(sendings, sinks, strict=True):
-            _work(sending, runs, sink, patience, show)
+            _work(sending, runs, sink, patience, show, confirm=confirm)
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -187,7 +194,15 @@ def _chosen(which: Sequence[str], given: Settings) -> list[RunFolder]:
     return list({run.path.resolve(): run for run in found}.values())
 
 
-def _work(sending: _Sending, runs: Sequence[RunFolder], sink: DurableSink, patience: int, show: Display | None) -> None:
+def _work(
+    sending: _Sending,
+    runs: Sequence[RunFolder],
+    sink: DurableSink,
+    patience: int,
+    show: Display | None,
+    *,
+    confirm: bool,
+) -> None:
     """Send the runs, or look at them; an error that ends it is kept, so that the next destination has its turn."""
     from mlops.upload import look, upload
 
@@ -202,7 +217,7 @@ def _work(sending: _Sending, runs: Sequence[RunFolder], sink: DurableSink, patie
             return
         if runs:
             show.begin(len(runs), sending.url)
-        upload(runs, sink, on_progress=show.update, on_run=end, patience=patience)
+        upload(runs, sink, on_progress=show.update, on_run=end, patience=patience, confirm=confirm)
     except MlopsError as error:
         sending.error = _explained(error, sending, patience)
         sending.unbegun = len(runs) - len(sending.uploads)
@@ -272,6 +287,10 @@ def _show(sendings: Sequence[_Sending], runs_dir: Path, *, dry_run: bool) -> Non
 def _notes(upload: Upload) -> list[str]:
     running = ["its training goes on; what it records from now on is sent by it, or by the next upload"]
     dropped = [f"{counted(upload.dropped)} dropped: {why_dropped(upload)}"] if upload.dropped else []
+    if upload.again:
+        dropped.append(
+            f"{counted(upload.again)} had been taken by the cloud and lost, and {_were(upload.again)} sent again"
+        )
     return [*dropped, *upload.notes, *(running if upload.running and not upload.busy else [])]
 
 
@@ -281,7 +300,13 @@ def _summary(sending: _Sending, *, dry_run: bool) -> str:
         left = sending.total("left")
         return f"Nothing was sent. {counted(left)} of {runs} {'are' if left != 1 else 'is'} left for {sending.url}."
     unbegun = f" It did not come to {_counted_runs(sending.unbegun)} more." if sending.unbegun else ""
-    return f"{counted(sending.total('sent'))} of {runs} sent to {sending.url}.{unbegun}"
+    done = [upload for upload in sending.uploads if upload.confirmed]
+    confirmed = f" {sending.url} has confirmed that it has all points of {_counted_runs(len(done))}." if done else ""
+    return f"{counted(sending.total('sent'))} of {runs} sent to {sending.url}.{confirmed}{unbegun}"
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def _counted_runs(runs: int) -> str:
