@@ -48,7 +48,7 @@ UNITS = {
     "Cel": {"celsius"},
     "Hz": {"hertz"},
     "s": {"s"},
-    "/s": {"suffix: /s"},
+    "/s": {"suffix:/s"},
     "": {"none", "sci"},
 }
 """Grafana's words for units; those for percentages depend on the data source."""

@@ -111,7 +111,7 @@ class Road(abc.ABC):
         "Cel": "celsius",
         "Hz": "hertz",
         "s": "s",
-        "/s": "suffix: /s",
+        "/s": "suffix:/s",
         "%": "percent",
     }
     """Grafana's words for the library's units (``@grafana/data``, valueFormats/categories.ts)."""
