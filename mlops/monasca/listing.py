@@ -7,6 +7,7 @@ offset in lower case, so that a page which begins after ``Zebra`` lacks what lie
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -92,13 +93,16 @@ def _texts(monasca: Monasca, path: str, asked: Mapping[str, Any], key: str, limi
 
 
 def _before_capitals(text: str) -> str:
-    """As much of a text as stands before its first letter that is not in lower case.
+    """The last text before this one that is the same in lower case.
 
-    What comes after this in the API's order has been seen in part; nothing is left out.
+    What the API lists from there on has been seen in part; nothing is left out.
     """
     for place, letter in enumerate(text):
         if letter != letter.lower():
-            return text[:place]
+            below = ord(letter) - 1
+            while below and chr(below) != chr(below).lower():
+                below -= 1
+            return f"{text[:place]}{chr(below)}{chr(sys.maxunicode)}"
     return text
 
 

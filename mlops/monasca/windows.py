@@ -16,7 +16,7 @@ __all__ = ["Count", "Window", "plan"]
 DAY: Final = 86_400
 _ROWS: Final = 5_000
 """Periods to be counted at once; the API gives ten thousand."""
-_SPARE: Final = 4
+_SPARE: Final = 10
 """Periods that are to fit into one window: points do not come evenly."""
 
 
