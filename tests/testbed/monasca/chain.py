@@ -19,8 +19,9 @@ from tests.testbed.debian import unpacked
 from tests.testbed.environments import TestbedError, environment, find_python
 from tests.testbed.faults import FaultProxy
 from tests.testbed.monasca import config
+from tests.testbed.monasca.broker import Broker
 from tests.testbed.monasca.keystone import PROJECT, SECRET, Keystone, write_clouds
-from tests.testbed.monasca.programs import API, BROKER, SCHEMA
+from tests.testbed.monasca.programs import API, PERSISTER, SCHEMA
 from tests.testbed.processes import Process, free_port
 
 __all__ = ["Monasca"]
@@ -75,7 +76,7 @@ class Monasca:
         self.clouds_file = folder / "clouds.yaml"
         write_clouds(self.clouds_file, self._keystone.clouds())
         self.database = folder / "monasca.db"
-        self.broker = self._broker()
+        self.broker = Broker(self._home, folder)
         self.influxdb = self._influxdb()
         self.api = self._api()
         self.persister = self._persister()
@@ -225,10 +226,6 @@ class Monasca:
         environ = {**config.environ(), "TESTBED_CONFIG": str(self.folder)}
         return Process(name, command, self.folder / f"{name}.log", ready, environ, grace=2.0)
 
-    def _broker(self) -> Process:
-        address = self.folder / "broker.address"
-        return self._process("broker", [self._home.python, "-c", BROKER, address], address.exists)
-
     def _influxdb(self) -> Process:
         program = unpacked("influxdb", say=self._say) / "usr" / "bin" / "influxd"
         file = self.folder / "influxdb.conf"
@@ -246,7 +243,9 @@ class Monasca:
         (self.folder / "api-config.ini").write_text(config.PASTE, "utf-8")
         bind = f"127.0.0.1:{self._ports.api}"
         gunicorn: list[str | Path] = [self._home.program("gunicorn"), "--bind", bind, "--chdir", self.folder]
-        gunicorn += ["--worker-class", "gthread", "--threads", "4", "--keep-alive", "60", "api_app:application"]
+        # One thread each: threads of one worker share a Kafka client whose queue holds 1000 metrics, one POST's worth;
+        # two POSTs at once are a 500. One worker: its persister needs the other core.
+        gunicorn += ["--worker-class", "gthread", "--threads", "1", "--keep-alive", "60", "api_app:application"]
         return self._process("api", gunicorn, self._api_answers)
 
     def _api_answers(self) -> bool:
@@ -260,7 +259,7 @@ class Monasca:
 
     def _persister(self) -> Process:
         file = self.folder / "persister.conf"
-        command: list[str | Path] = [self._home.program("monasca-persister"), "--config-file", file]
+        command: list[str | Path] = [self._home.python, "-c", PERSISTER, file]
         return self._process("persister", command, lambda: True)
 
     def _agent(self, seconds: int) -> Agent:
@@ -274,7 +273,7 @@ class Monasca:
 
     def _configure(self) -> None:
         """What can be written only when the broker's port is known, which it chooses itself."""
-        address = (self.folder / "broker.address").read_text("utf-8")
+        address = self.broker.address
         for name, text in (
             ("monasca-api.conf", config.api(self._ports, address, self.keystone_url, SECRET, self.database)),
             ("persister.conf", config.persister(self._ports, address)),

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["API", "BROKER", "KEYSTONE", "KEYSTONE_INIT", "SCHEMA"]
+__all__ = ["API", "BROKER", "KEYSTONE", "KEYSTONE_INIT", "PERSISTER", "SCHEMA"]
 
-KEYSTONE = """
+_WITH_PARENT = """
+# A child of this program ends with it, also when it is killed: PR_SET_PDEATHSIG, SIGKILL.
+import ctypes
+ctypes.CDLL(None).prctl(1, 9)
+"""
+
+KEYSTONE = f"""
+{_WITH_PARENT}
 import os, sys
 os.environ["OS_KEYSTONE_CONFIG_FILES"] = os.environ["TESTBED_CONFIG"]
 sys.argv = ["keystone"]  # its oslo.config parses them
@@ -48,7 +55,9 @@ made.public_url = made.internal_url = made.admin_url = url
 made.bootstrap()
 """
 
-API = """
+API = (
+    _WITH_PARENT
+    + """
 import os, sqlite3, sys
 # The API writes texts as bytes, which MySQL takes for texts; with SQLite it could not read them back.
 sqlite3.register_adapter(bytes, lambda raw: raw.decode())
@@ -58,6 +67,16 @@ from monasca_api import config
 from monasca_api.api import server
 config.parse_args(sys.argv[1:])  # before paste.deploy's launch() does
 application = server.get_wsgi_app(config_base_path=folder)
+"""
+)
+
+PERSISTER = """
+import ctypes, os, sys
+# Its own child ends with it, also when it is killed: PR_SET_PDEATHSIG, SIGKILL.
+os.register_at_fork(after_in_child=lambda: ctypes.CDLL(None).prctl(1, 9))
+sys.argv = ["monasca-persister", "--config-file", sys.argv[1]]
+from monasca_persister.persister import main
+sys.exit(main())
 """
 
 SCHEMA = """
@@ -73,15 +92,32 @@ with engine.begin() as connection:
 """
 
 BROKER = """
-# librdkafka's mock cluster, which other processes produce to and consume from.
-import pathlib, sys, time
-from confluent_kafka import Producer
-producer = Producer({"test.mock.num.brokers": 1})
-brokers = producer.list_topics("metrics", timeout=20).brokers.values()
+# librdkafka's mock cluster, which other processes produce to and consume from: SIGUSR1 has it refuse connections,
+# SIGUSR2 has it take them again. Through the library's C functions, because it keeps no more than 5 MB a partition and
+# then drops the oldest without a word, and only these can say how many partitions there are.
+import ctypes, os, pathlib, signal, sys
+import confluent_kafka  # loads the library
+with open("/proc/self/maps") as maps:
+    library = ctypes.CDLL(next(line.split()[-1] for line in maps if "librdkafka" in line))
+pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32
+def function(name, result, *arguments):
+    found = getattr(library, "rd_kafka_" + name)
+    found.restype, found.argtypes = result, arguments
+    return found
+client = function("new", pointer, number, pointer, text, ctypes.c_size_t)(0, function("conf_new", pointer)(), None, 0)
+cluster = function("mock_cluster_new", pointer, pointer, number)(client, 1)
+function("mock_group_initial_rebalance_delay_ms", None, pointer, number)(cluster, 0)
+if function("mock_topic_create", number, pointer, text, number, number)(cluster, b"metrics", int(sys.argv[2]), 1):
+    sys.exit("the topic cannot be made")
+switch = {
+    signal.SIGUSR1: function("mock_broker_set_down", number, pointer, number),
+    signal.SIGUSR2: function("mock_broker_set_up", number, pointer, number),
+}
+signal.pthread_sigmask(signal.SIG_BLOCK, switch)
 target = pathlib.Path(sys.argv[1])
 draft = target.with_suffix(".draft")
-draft.write_text(",".join(f"{one.host}:{one.port}" for one in brokers))
+draft.write_bytes(function("mock_cluster_bootstraps", text, pointer)(cluster))
 draft.rename(target)
 while True:
-    producer.poll(1)
+    switch[signal.sigwait(switch)](cluster, 1)
 """
