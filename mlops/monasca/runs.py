@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from mlops.errors import RunNotFoundError, SeriesError
+from mlops.errors import RunNotFoundError
 from mlops.monasca.about import RUN_METRIC, info_of
 from mlops.monasca.client import Monasca
 from mlops.monasca.listing import dimension_values, metric_names, query_of, series_of
 from mlops.monasca.measurements import FIRST, LAST
 from mlops.monasca.parsing import iso, nonsense
-from mlops.series import check_dimensions
+from mlops.series import mend_dimensions
 from mlops.store import RUNNING, RunInfo
 
 __all__ = ["find_run", "info_from", "not_there", "run_ids"]
@@ -30,14 +30,15 @@ def run_ids(monasca: Monasca, name: str = "") -> list[str]:
     """
     if not name:
         return dimension_values(monasca, "run_id", name=RUN_METRIC)
-    found = series_of(monasca, {"run": name}, name=RUN_METRIC)
+    sent = mend_dimensions({"run": name})
+    found = series_of(monasca, sent, name=RUN_METRIC) if sent else []
     return sorted({dict(series.dimensions).get("run_id", "") for series in found} - {""})
 
 
 def find_run(monasca: Monasca, which: str) -> str:
     """The id of the run meant by an id, the beginning of one, a name, or the word ``last``.
 
-    Of several runs with one name the newest is meant.
+    Of several runs with one name the newest is meant; a name is looked for as it is sent, mended.
 
     Raises:
         RunNotFoundError: there is none, or the beginning fits several; the message lists the newest.
@@ -55,11 +56,10 @@ def find_run(monasca: Monasca, which: str) -> str:
             f"{which!r} fits {len(matching)} runs in the Monasca of {monasca.cloud.name}: {listed}",
             remedy="Give more of it.",
         )
-    if _can_be_asked_for(which):
-        if named := run_ids(monasca, which):
-            return _newest(monasca, named)
-        if metric_names(monasca, {"run_id": which}):  # its points are there, and nothing that tells of it
-            return which
+    if named := run_ids(monasca, which) if which else []:
+        return _newest(monasca, named)
+    if mend_dimensions({"run_id": which}) == {"run_id": which} and metric_names(monasca, {"run_id": which}):
+        return which  # its points are there, and nothing that tells of it
     raise not_there(monasca, which, there)
 
 
@@ -109,13 +109,6 @@ def _newest(monasca: Monasca, ids: Sequence[str]) -> str:
         return info.started if info else 0.0, run_id
 
     return max(last, key=started)
-
-
-def _can_be_asked_for(text: str) -> bool:
-    try:
-        return check_dimensions({"run": text}) == {"run": text}
-    except SeriesError:
-        return False
 
 
 def not_there(monasca: Monasca, which: str, there: Sequence[str]) -> RunNotFoundError:
