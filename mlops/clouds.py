@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -298,13 +299,14 @@ def connect(name: str = "") -> Cloud:
     label = f"cloud {name!r}" if name else "the cloud of OS_CLOUD or OS_*"
     source, known = "", [name]
     try:
-        with _heard("openstack.config") as skipped:
+        with _heard("openstack.config") as skipped, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Support for InfluxDB")  # which nobody has asked for
             config = OpenStackConfig(app_name="mlops")
-        known = [one for one in config.get_cloud_names() if one != "defaults"]
-        described = (name or os.environ.get("OS_CLOUD", config.envvar_key)) != config.envvar_key
-        source = (config.config_filename or "") if described else VARIABLES
-        region = config.get_one(cloud=name or None, api_timeout=READ_SECONDS)
-        session = region.get_session()
+            known = [one for one in config.get_cloud_names() if one != "defaults"]
+            described = (name or os.environ.get("OS_CLOUD", config.envvar_key)) != config.envvar_key
+            source = (config.config_filename or "") if described else VARIABLES
+            region = config.get_one(cloud=name or None, api_timeout=READ_SECONDS)
+            session = region.get_session()
     except Exception as error:  # the SDK raises whatever it likes, also a bare Exception
         if skipped and name not in known:
             raise _unreadable(*skipped[0]) from error
