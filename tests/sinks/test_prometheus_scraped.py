@@ -104,10 +104,10 @@ def test_a_command_and_its_training_are_scraped_at_one_port(prometheus: Promethe
     """Under ``mlops run`` Prometheus has the devices' and the training's series from one place, until the run ends."""
     script = tmp_path / "train.py"
     script.write_text(TRAINING)
-    program = Path(sys.executable).with_name("mlops")
+    program = str(Path(sys.executable).with_name("mlops"))
     command = [program, "run", "--name", "digits", "--sink", f"prometheus://127.0.0.1:{port}"]
     with subprocess.Popen(
-        [*command, "--device", "host", "--", sys.executable, script],
+        [*command, "--device", "host", "--", sys.executable, str(script)],
         env={**os.environ, "MLOPS_DIMENSIONS": "team=vision"},
         stderr=subprocess.PIPE,
         text=True,
