@@ -27,7 +27,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from mlops.errors import AlarmError, SeriesError
 from mlops.monasca._alarm_checks import doubts, fault_in_address
@@ -256,7 +255,7 @@ class _File:
         plain = _VARIABLE.sub("", text)
         if kind == "PAGERDUTY" and plain:
             self._fault(where, "the address of type PAGERDUTY is a secret key", instead)
-        if "@" in urlsplit(plain).netloc:
+        if re.match("[^:/]*://[^/?#]*@", plain):
             self._fault(where, "the address holds a user's name or password", instead)
         address = _VARIABLE.sub(lambda found: self._environ.get(found.group(1), ""), text)
         if not missing and (fault := fault_in_address(kind, address)):
