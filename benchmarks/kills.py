@@ -23,8 +23,7 @@ from unittest import mock
 import numpy as np
 
 from benchmarks._figures import Figure
-from mlops.monasca import Monasca as Client
-from mlops.monasca.measurements import Measurements
+from mlops.monasca.measurements import Measurements, PatientMonasca
 from mlops.record import read_run
 from mlops.sinks.monasca import MonascaSink
 from mlops.store import RunFolder, list_runs
@@ -111,6 +110,6 @@ def _reads(folder: RunFolder, count: int) -> bool:
 
 def _missing(monasca: Monasca, folder: RunFolder, count: int) -> int:
     monasca.wait_stored(folder.id, count)
-    lines = Measurements(Client.connect("testbed"), {"run_id": folder.id}).read(["train.loss"]).lines
+    lines = Measurements(PatientMonasca.connect("testbed"), {"run_id": folder.id}).read(["train.loss"]).lines
     there = {value for line in lines for value in line.value.tolist()}
     return count - sum(float(number) in there for number in range(1, count + 1))

@@ -28,8 +28,7 @@ import numpy as np
 
 import mlops
 from benchmarks._figures import Figure, table
-from mlops.monasca import Monasca as Client
-from mlops.monasca.measurements import Measurements
+from mlops.monasca.measurements import Measurements, PatientMonasca
 from mlops.record import read_run
 from mlops.series import Series
 from mlops.settings import Settings
@@ -194,7 +193,7 @@ def _judge(monasca: Monasca, opened: mlops.Run, arrived: int) -> list[Figure]:
     sent = {_key(series): columns.value for name in record.names() for series, columns in record.find(name)}
     with mock.patch.dict(os.environ, monasca.environ()):
         began = time.monotonic()
-        found = Measurements(Client.connect("testbed"), {"run_id": opened.id}).read(record.names())
+        found = Measurements(PatientMonasca.connect("testbed"), {"run_id": opened.id}).read(record.names())
         seconds = time.monotonic() - began
     back: dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
     for line in found.lines:
