@@ -22,9 +22,9 @@ STATES: Final = (RUNNING, *OUTCOMES)
 MOST_CHARACTERS: Final = 2048
 """Of value_meta as JSON (monasca_common.validation)."""
 _ROOM: Final = 2000
-_REASON: Final = 300
 
-_PLAIN: Final = ("name", "outcome", "host", "git_commit", "reason")
+_PLAIN: Final[Mapping[str, int]] = {"name": 600, "outcome": 20, "host": 300, "git_commit": 100, "reason": 300}
+"""Texts, and how many of those characters each may take: a letter that JSON escapes takes six or twelve."""
 _TABLES: Final = ("dimensions", "parameters", "notes", "versions")
 """In the order of what is missed most: the last ones are cut first."""
 
@@ -34,9 +34,9 @@ def meta_of(info: RunInfo) -> dict[str, str]:
     meta = {"started": repr(info.started)}
     if info.ended is not None:
         meta["ended"] = repr(info.ended)
-    for key in _PLAIN:
-        if text := str(getattr(info, key)):
-            meta[key] = _clean(text)[:_REASON]
+    for key, room in _PLAIN.items():
+        if text := _fitting(str(getattr(info, key)), room):
+            meta[key] = text
     cut = []
     for key in _TABLES:
         table: dict[str, Any] = {}
@@ -86,5 +86,10 @@ def _size(meta: Mapping[str, str]) -> int:
     return len(json.dumps(meta))
 
 
-def _clean(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
+def _fitting(text: str, room: int) -> str:
+    """On one line, and as much of it as takes so many characters in JSON."""
+    clean = "".join(letter if letter.isprintable() else " " for letter in text.encode("utf-8", "replace").decode())
+    clean = clean[:room]
+    while len(json.dumps(clean)) - 2 > room:
+        clean = clean[:-1]
+    return clean.strip()
