@@ -128,5 +128,5 @@ def test_one_measurement_with_what_it_means() -> None:
     assert one["timestamp"] == 1234
     assert one["value"] == 3.0
     assert one["value_meta"] == {"name": "é"}
-    assert one["dimensions"] == {"b_c": "y_", "run_id": "x"}
+    assert one["dimensions"] == {"b_c": "y", "run_id": "x"}
     assert "value_meta" not in json.loads(encode_one("m", {"a": "b"}, 1.0, 1.0, {}))
