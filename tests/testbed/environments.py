@@ -98,7 +98,7 @@ def environment(
 
 
 def find_python(version: str) -> str:
-    """The path of a Python of that version: one on PATH that runs, or one that pyenv has.
+    """The path of a Python of that version: one on PATH that runs, or one that pyenv or uv has.
 
     Raises:
         TestbedError: there is none.
@@ -113,8 +113,8 @@ def find_python(version: str) -> str:
         if candidate.exists() and _runs(candidate):
             return str(candidate)
     raise TestbedError(
-        f"No Python {version} was found on PATH or with pyenv. Install one (pyenv install {version}, uv python install "
-        f"{version} --default, or your system's package)."
+        f"No Python {version} that runs was found on PATH, with pyenv or with uv. Install one, for example with "
+        f"`uv python install {version}` or `pyenv install {version}`."
     )
 
 

@@ -4,6 +4,7 @@
 
     proxy.next(Fault.answer(503, retry_after="2"))        # the next request
     proxy.next(Fault.hang(3.0), Fault.cut())              # the next two
+    with proxy.during(Fault.answer(500)): ...             # every one, meanwhile
     proxy.rule = lambda number, method, path: Fault.answer(429) if number % 5 == 0 else None
     proxy.go_down(); proxy.come_up()                      # connections are refused meanwhile
 """
@@ -16,8 +17,8 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Final, Self
@@ -47,7 +48,7 @@ class Fault:
 
     @classmethod
     def answer(cls, status: int, *, retry_after: str = "", body: bytes = b"") -> Fault:
-        """Answer with a status instead of the service."""
+        """Answer with a status instead of the service; ``retry_after`` is seconds or an HTTP date."""
         return cls("answer", status, {"Retry-After": retry_after} if retry_after else {}, body)
 
     @classmethod
@@ -57,7 +58,7 @@ class Fault:
 
     @classmethod
     def cut(cls) -> Fault:
-        """Pass the request on, and cut the connection in the middle of the answer."""
+        """Pass the request on, and cut the connection in the middle of the answer: of its body, if it has one."""
         return cls("cut")
 
     @classmethod
@@ -122,6 +123,7 @@ class FaultProxy:
         self._next: deque[Fault] = deque()
         self._lock = threading.Lock()
         self._number = 0
+        self._let_go = threading.Event()
         self._server: _Server | None = None
         self.come_up()
 
@@ -135,20 +137,34 @@ class FaultProxy:
         with self._lock:
             self._next.extend(faults)
 
+    @contextlib.contextmanager
+    def during(self, fault: Fault, method: str = "") -> Iterator[None]:
+        """What becomes of every request meanwhile, or of those with that method."""
+        before = self.rule
+        self.rule = lambda _number, asked, _path: fault if method in {"", asked} else None
+        try:
+            yield
+        finally:
+            self.rule = before
+
     def clear(self) -> None:
-        """Let everything pass from now on, and forget what came."""
+        """Let everything pass from now on, and forget what came; whoever hangs is let go."""
         with self._lock:
             self._next.clear()
             self.rule = lambda _number, _method, _path: None
             self.requests.clear()
             self.counts.clear()
             self.keep_bodies = False
+            self._let_go.set()
+            self._let_go = threading.Event()
 
     def go_down(self) -> None:
         """Refuse connections, and cut those that there are."""
         if self._server is not None:
             server, self._server = self._server, None
             server.stop()
+            self._let_go.set()
+            self._let_go = threading.Event()
 
     def come_up(self) -> None:
         """Listen again, at the same port."""
@@ -167,6 +183,10 @@ class FaultProxy:
             self._number += 1
             return self._next.popleft() if self._next else self.rule(number, method, path)
 
+    def linger(self, seconds: float) -> None:
+        """Let so much time pass, or less if the proxy goes down or is cleared; for the server."""
+        self._let_go.wait(seconds)
+
     def note(self, request: Request) -> None:
         """Keep what became of a request; for the server."""
         with self._lock:
@@ -180,6 +200,16 @@ class FaultProxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What is said to the client; with ``stop``, no more than so many bytes of the body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    stop: int | None = None
 
 
 class _Server(ThreadingHTTPServer):
@@ -231,11 +261,27 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         proxy = self.server.proxy
         came = time.time()
+        if "Transfer-Encoding" in self.headers:
+            self.close_connection = True
+            self.send_error(http.HTTPStatus.LENGTH_REQUIRED)
+            return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = proxy.choose(self.command, self.path)
-        status = self._answer(fault, body)
-        kept = body if proxy.keep_bodies else b""
-        proxy.note(Request(self.command, self.path, fault.kind if fault else "", status, kept, came))
+        answer = self._answer(fault, body)
+        whole = answer is not None and answer.stop is None
+        proxy.note(
+            Request(
+                self.command,
+                self.path,
+                fault.kind if fault else "",
+                answer.status if answer and whole else 0,
+                body if proxy.keep_bodies else b"",
+                came,
+            )
+        )
+        self.close_connection = self.close_connection or not whole
+        if answer:
+            self._send(answer)
 
     def __getattr__(self, name: str) -> Callable[[], None]:
         """Whatever the method, it is handled alike."""
@@ -243,31 +289,23 @@ class _Handler(BaseHTTPRequestHandler):
             return self._handle
         raise AttributeError(name)
 
-    def _answer(self, fault: Fault | None, body: bytes) -> int:
+    def _answer(self, fault: Fault | None, body: bytes) -> _Answer | None:
         kind = fault.kind if fault else ""
         if fault and kind in {"answer", "garbage"}:
-            return self._send(fault.status, fault.headers, fault.body)
+            return _Answer(fault.status, fault.headers, fault.body)
         if fault and kind in {"hang", "slow"}:
-            time.sleep(fault.seconds)
+            self.server.proxy.linger(fault.seconds)
         if kind == "hang":
-            self.close_connection = True
-            return 0
+            return None
         try:
-            status, headers, said = self._ask(body)
+            answer = self._ask(body)
         except (OSError, http.client.HTTPException):
-            self.close_connection = True  # the service is away: as if we were
-            return 0
+            return None  # the service is away: as if we were
         if kind == "forget":
-            self.close_connection = True
-            return 0
-        if kind == "cut":
-            self.wfile.write(f"HTTP/1.1 {status} OK\r\nContent-Length: 1000\r\n\r\nhalf".encode())
-            self.wfile.flush()
-            self.close_connection = True
-            return 0
-        return self._send(status, headers, said)
+            return None
+        return replace(answer, stop=len(answer.body) // 2) if kind == "cut" else answer
 
-    def _ask(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+    def _ask(self, body: bytes) -> _Answer:
         headers = {key: text for key, text in self.headers.items() if key.lower() not in _HOP}
         for attempt in range(2):
             if self._service is None:
@@ -288,20 +326,24 @@ class _Handler(BaseHTTPRequestHandler):
             if answer.will_close:
                 self._service.close()
                 self._service = None
-            return answer.status, dict(answer.getheaders()), said
+            return _Answer(answer.status, dict(answer.getheaders()), said)
         raise ConnectionError
 
-    def _send(self, status: int, headers: Mapping[str, str], body: bytes) -> int:
-        self.send_response(status)
-        for name, text in headers.items():
+    def _send(self, answer: _Answer) -> None:
+        if answer.stop is not None and not answer.body:
+            self.wfile.write(b"HTTP/1.1 2")
+            self.wfile.flush()
+            return
+        self.send_response(answer.status)
+        for name, text in answer.headers.items():
             if name.lower() not in _HOP:
                 self.send_header(name, text)
-        if status != http.HTTPStatus.NO_CONTENT:
-            self.send_header("Content-Length", str(len(body)))
+        if answer.status != http.HTTPStatus.NO_CONTENT:
+            self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(answer.body[: answer.stop])
         self.wfile.flush()
-        return status
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
         """Say nothing."""

@@ -35,6 +35,7 @@ USERS: Final[Mapping[str, tuple[str, str]]] = {
     "reader": (PROJECT, "monasca-read-only-user"),
     "visitor": (PROJECT, "visitor"),
     "stranger": ("elsewhere", "monasca-user"),
+    "ticker": ("clock", "monasca-user"),
 }
 """The project and the role of each user."""
 
@@ -172,7 +173,8 @@ def _populate(url: str) -> dict[str, Any]:
         made = _call("POST", f"{url}/{kind}s", {kind: content}, admin)
         return str(made[kind]["id"])
 
-    projects = {name: make("project", name=name, domain_id="default") for name in (PROJECT, "elsewhere")}
+    projects = {project: "" for project, _ in USERS.values()}
+    projects = {name: make("project", name=name, domain_id="default") for name in projects}
     roles = {name: make("role", name=name) for name in {role for _, role in USERS.values()}}
     users = {}
     for name, (project, role) in USERS.items():
