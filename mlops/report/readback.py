@@ -152,8 +152,7 @@ def _times(line: Line) -> NDArray[np.float64]:
 
 
 def _notes_of(loan: Borrowed) -> dict[str, Any]:
-    # A rank above 0 leads no training, whatever processes a run has.
-    return {"host": loan.hostname, "rank": 1, "meters": loan.meters, "remarks": [loan.remark]}
+    return {"host": loan.hostname, "rank": None, "meters": loan.meters, "remarks": [loan.remark]}
 
 
 def _guessed(run_id: str, lines: Sequence[Line]) -> RunInfo:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, Final, cast
@@ -89,7 +90,7 @@ class Imitation(Monasca):
         found = {}
         for (name, dimensions), rows in sorted(self._series.items()):
             own = dict(dimensions)
-            fits = all(own.get(key) in text.split("|") for key, text in wanted.items())
+            fits = all(_fits(own.get(key, ""), text) for key, text in wanted.items())
             if fits and asked.get("name", name) == name:
                 found[name, dimensions] = rows
         return found
@@ -207,6 +208,11 @@ def metric(
         "dimensions": dimensions,
         **({"value_meta": dict(meta)} if meta else {}),
     }
+
+
+def _fits(value: str, wanted: str) -> bool:
+    """Of several values the API makes one expression, which is bound to their beginning and their end only."""
+    return bool(re.search(f"^{wanted}$", value)) if "|" in wanted else value == wanted
 
 
 def _tags(dimensions: Iterable[tuple[str, str]], keys: Iterable[str]) -> list[str]:

@@ -49,7 +49,7 @@ def _queries() -> Iterator[Query]:
     narrow = {"start_time": "2026-11-22T23:26:41.000Z", "end_time": "2026-11-22T23:26:43.000Z"}
     yield "/metrics/measurements", {**of_run, **narrow, "name": "i.m", "group_by": "*"}
     yield "/metrics/measurements", {**of_run, **SPAN, "name": "nosuch", "group_by": "*"}
-    yield "/metrics/measurements", {"dimensions": "s:s 0|s 2", **SPAN, "name": "i.m", "group_by": "*"}
+    yield "/metrics/measurements", {"dimensions": "s:s|2", **SPAN, "name": "i.m", "group_by": "*"}
 
 
 def _told(answer: Any) -> tuple[list[Any], bool]:

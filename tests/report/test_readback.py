@@ -160,6 +160,17 @@ def test_a_training_that_logs_faster_than_milliseconds_pass(runs_dir: Path) -> N
     assert [row for row, _ in _rows(cloud)] == [row for row, _ in _rows(store)]
 
 
+def test_points_of_one_millisecond_belong_to_the_epoch_that_ends_in_it() -> None:
+    """Where nothing tells more, the mark of an epoch's end comes last, as it is logged."""
+    imitation = Imitation()
+    for number in (1, 2):
+        moment = round(BEGAN * 1000) + 1000 * number
+        for name, value in (("train.epoch", number), ("train.loss", 1 / number), ("valid.loss", 2 / number)):
+            imitation.post([metric(name, moment, value, run_id="r")])
+    rows = report.epochs(read_back(imitation, "r")).rows
+    assert [(row.epoch, row.train_loss, row.valid_loss) for row in rows] == [(1, 1.0, 2.0), (2, 0.5, 1.0)]
+
+
 def test_a_series_own_dimensions_stay(runs_dir: Path) -> None:
     """What the run shares is taken off, what a series has of its own is not, the same key included."""
     run = Written(runs_dir, dimensions={"team": "vision", "site": "north"})
@@ -296,7 +307,7 @@ def test_a_hosts_readings_stand_in_for_gpus_that_the_run_could_not_meter(runs_di
     """They join by uuid, within the run's time, under the run's names; energy is integrated; whose they are is said."""
     run = _unmetered(runs_dir, NOTED)
     imitation = _sent(run.folder)
-    imitation.post(_agent(GPU) + _agent(OTHER_GPU) + _agent("GPU-somebody-else"))
+    imitation.post(_agent(GPU) + _agent(OTHER_GPU) + _agent(f"{GPU}-of-somebody-else"))
     record = read_back(imitation, run.folder.id)
     names = ("gpu.power_watts", "gpu.utilisation_percent", "gpu.memory_used_bytes", "gpu.temperature_celsius")
     joined = {series for series in record.series if series.name.startswith("gpu.")}
@@ -327,6 +338,8 @@ def test_what_the_run_measured_itself_comes_first(runs_dir: Path) -> None:
         GPU: "counter",
         OTHER_GPU: "power",
     }
+    points = {dict(series.dimensions)["uuid"]: len(columns) for series, columns in record.find("gpu.power_watts")}
+    assert points == {GPU: 601, OTHER_GPU: 41}
 
 
 def test_a_gpu_in_a_dimension_is_noted_too(runs_dir: Path) -> None:
