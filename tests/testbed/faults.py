@@ -111,6 +111,7 @@ class FaultProxy:
         keep_bodies: whether requests are kept with what they sent.
         requests: what came so far.
         counts: how many requests met each kind of fault; ``ok`` for none.
+        hanging: how many are made to wait just now.
     """
 
     def __init__(self, upstream: int, port: int = 0) -> None:
@@ -120,6 +121,7 @@ class FaultProxy:
         self.keep_bodies = False
         self.requests: list[Request] = []
         self.counts: Counter[str] = Counter()
+        self.hanging = 0
         self._next: deque[Fault] = deque()
         self._lock = threading.Lock()
         self._number = 0
@@ -185,7 +187,12 @@ class FaultProxy:
 
     def linger(self, seconds: float) -> None:
         """Let so much time pass, or less if the proxy goes down or is cleared; for the server."""
-        self._let_go.wait(seconds)
+        with self._lock:
+            self.hanging += 1
+            let_go = self._let_go
+        let_go.wait(seconds)
+        with self._lock:
+            self.hanging -= 1
 
     def note(self, request: Request) -> None:
         """Keep what became of a request; for the server."""
