@@ -42,6 +42,8 @@ POINTS: Final = int(os.environ.get("MLOPS_BENCH_POINTS", "1000000"))
 GPUS: Final = 8
 PER_GPU: Final = ("power_watts", "energy_joules", "utilisation_percent", "memory_used_bytes", "temperature_celsius")
 TRAIN: Final = ("train.loss", "train.smooth_loss", "train.lr")
+KILLS: Final = 20
+"""Of the upload; then it is let alone, since it waits half a minute before it believes that a point is lost."""
 SECONDS: Final = 1800.0
 """After which the upload counts as hung."""
 
@@ -175,7 +177,7 @@ def _send(monasca: Monasca, folder: Path, run_id: str) -> int:
         with (folder / "upload.log").open("ab") as log:
             upload = subprocess.Popen(command, env=environ, stdout=log, stderr=log)
             try:
-                status = upload.wait(rng.uniform(5.0, 15.0))
+                status = upload.wait(rng.uniform(8.0, 20.0) if kills < KILLS else SECONDS)
             except subprocess.TimeoutExpired:
                 upload.kill()
                 upload.wait()
