@@ -106,7 +106,7 @@ class Encoder:
             self._say(f"{error} Its points are in the store, and are not sent.")
             return ""
         if why:
-            self._say(f"{why}; it is sent as {good}.")
+            self._say(f"{why}; it is sent as {str(good)!r}.")
         return f'{{"name":{json.dumps(good.name)},"dimensions":{json.dumps(dict(good.dimensions))},"timestamp":'
 
 

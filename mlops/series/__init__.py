@@ -6,7 +6,7 @@ refuse, die of, or mangle without a word.  Each was seen on the real part; ``ben
 * **names**: 1 to 255 characters, none of ``< > = { } , " \ ; & ( )`` and no space (monasca_common.validation);
   no ``:`` and no ``|`` (the agent cuts its lines there); no white space nor control character (a newline ends the
   persister; InfluxDB reads over a carriage return or a NUL in the API's query, which then fails); no lone surrogate
-  (the API answers 500, or the persister drops the message); not beginning with ``#`` (a comment to InfluxDB: lost
+  (the persister drops the message); no DEL, C1 nor line separator, which only break lines of logs; not beginning with ``#`` (a comment to InfluxDB: lost
   in silence) nor ``_`` (``_e`` and ``_sc`` are no metrics to the agent; ``_series``, ``_tags`` and others are
   InfluxDB's own: one makes every listing of the project's metrics fail);
 * **dimensions**: keys and values are strings of 1 to 255 characters, none of ``< > = { } , " \ ; &``
@@ -21,6 +21,9 @@ refuse, die of, or mangle without a word.  Each was seen on the real part; ``ben
 * **times**: from 1970 to the end of 2261 (nanoseconds in an int64; beyond, the persister ends);
 * **value_meta**: at most 16 texts, names of 1 to 255 characters, 2048 characters of JSON in all (validation), no lone
   surrogate.
+
+One thing no rule can help: the API cannot list metrics over a span of time (``GET /metrics?start_time=``) where
+of two series of one name one has all the dimensions of the other, whoever sent them.
 
 What breaks a rule is refused where somebody can be told, and mended elsewhere; two series that mended
 would be the same stay two (:class:`Mender`).

@@ -298,7 +298,7 @@ class StatsdSink(Sink):
             )
             return None
         if why:
-            self._say(f"mended {series}", f"{self.where}: {why}; it is sent as {good}.")
+            self._say(f"mended {series}", f"{self.where}: {why}; it is sent as {str(good)!r}.")
         return self._windows.setdefault((name, tuple(dimensions.items())), _Window(name, dimensions))
 
     # -- summaries to lines -----------------------------------------------------------------------

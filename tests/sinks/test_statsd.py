@@ -163,7 +163,7 @@ def test_what_monasca_would_refuse_is_mended_on_the_way(caplog: pytest.LogCaptur
     assert len(caplog.records) == 2
     assert "Value 'run|1 a' of 'run' contains '|' at position 4" in caplog.text
     assert "Metric name '_e{loss}' begins with '_'" in caplog.text
-    assert "it is sent as e_loss_{run=run_1_a, time_=now, x=a_b}" in caplog.text
+    assert "it is sent as 'e_loss_{run=run_1_a, time_=now, x=a_b}'" in caplog.text
 
 
 def test_series_that_would_come_to_the_same_on_the_wire_are_told_apart(caplog: pytest.LogCaptureFixture) -> None:
@@ -176,7 +176,7 @@ def test_series_that_would_come_to_the_same_on_the_wire_are_told_apart(caplog: p
     values = {line.name: line.value for line in packed(sink)}
     assert (values["a_b"], values["a_b.count"]) == (1.0, 1.0)
     assert (values["a_b-2cd913df"], values["a_b-2cd913df.count"]) == (3.0, 1.0)
-    assert "'a,b' would come to the same as 'a b'; it is sent as a_b-2cd913df{run=digits, team=vision}" in caplog.text
+    assert "'a,b' would come to the same as 'a b'; it is sent as 'a_b-2cd913df{run=digits, team=vision}'" in caplog.text
 
 
 def test_a_dimension_that_the_run_has_too_makes_no_two_series_one() -> None:
