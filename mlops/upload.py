@@ -223,7 +223,7 @@ class _Uploading:
             cursors = [self._try(spool.open) for spool in spools]
             if all(cursor.confirmed for cursor in cursors):
                 return
-            wanted = sum(cursor.delivered for cursor in cursors)
+            wanted = self._result.before + self._result.sent
             there = self._arrived(wanted)
             for _ in range(_ROUNDS):
                 if there is None or there >= wanted:
@@ -233,6 +233,7 @@ class _Uploading:
                     spools[place].close()
                     spools[place] = Spool(path, self._sink, ended=True)
                     self._send_again(spools[place])
+                wanted = sum(spool.delivered for spool in spools)
                 there = self._arrived(wanted)
             self._result.confirmed = there is not None and there >= wanted
             for cursor in (spool.open() for spool in spools):
@@ -243,10 +244,12 @@ class _Uploading:
                     f"{wanted - there} points were taken by the cloud and did not get into its database, though they "
                     "were sent again; its operator should look at what is between the two (broker, persister)"
                 )
-        except SpoolBusyError as error:
-            self._result.notes.append(f"not confirmed: {error.what}")
         except AuthorisationError as error:
-            self._result.notes.append(f"not confirmed, since this role may not read: {error.what}")
+            self._result.notes.append(f"delivered, not confirmed, since this role may not read: {error.what}")
+        except SinkUnavailableError:
+            raise  # the next run would wait for it as long
+        except MlopsError as error:
+            self._result.notes.append(f"delivered, not confirmed: {error.what}")
         finally:
             for spool in spools:
                 spool.close()

@@ -219,7 +219,7 @@ def _work(
             show.begin(len(runs), sending.url)
         upload(runs, sink, on_progress=show.update, on_run=end, patience=patience, confirm=confirm)
     except MlopsError as error:
-        sending.error = _explained(error, sending, patience)
+        sending.error = error if show is None else _explained(error, sending, patience)
         sending.unbegun = len(runs) - len(sending.uploads)
     finally:
         sink.close(_CLOSE_SECONDS)
