@@ -296,7 +296,7 @@ def connect(name: str = "") -> Cloud:
     except ImportError as error:
         raise MissingExtraError(error.name or "openstack", EXTRA) from error
     logging.getLogger("keystoneauth").addHandler(logging.NullHandler())  # else it speaks past us, on stderr
-    label = f"cloud {name!r}" if name else "the cloud of OS_CLOUD or OS_*"
+    label = _label(name)
     source, known = "", [name]
     try:
         with _heard("openstack.config") as skipped, warnings.catch_warnings():
@@ -314,6 +314,13 @@ def connect(name: str = "") -> Cloud:
             raise _unknown(name, source, known) from error
         raise _unusable(label, source, error) from error
     return Cloud(session, region, label, source)
+
+
+def _label(name: str) -> str:
+    if name:
+        return f"cloud {name!r}"
+    meant = os.environ.get("OS_CLOUD")
+    return f"the cloud of OS_CLOUD ({meant})" if meant else "the cloud of OS_CLOUD or OS_*"
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ It works from any machine that sees the folder of runs.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -218,41 +219,41 @@ class _Uploading:
 
     def _see_to_it(self, paths: Sequence[Path]) -> None:
         """Ask the destination how many points it has, and send them again until it has all that it took."""
-        spools = [Spool(path, self._sink, ended=True) for path in paths]
         try:
-            cursors = [self._try(spool.open) for spool in spools]
-            if all(cursor.confirmed for cursor in cursors):
-                return
-            wanted = self._result.before + self._result.sent
-            there = self._arrived(wanted)
-            for _ in range(_ROUNDS):
-                if there is None or there >= wanted:
-                    break
-                self._result.again += wanted - there
-                for place, path in enumerate(paths):
-                    spools[place].close()
-                    spools[place] = Spool(path, self._sink, ended=True)
-                    self._send_again(spools[place])
-                wanted = sum(spool.delivered for spool in spools)
-                there = self._arrived(wanted)
-            self._result.confirmed = there is not None and there >= wanted
-            for cursor in (spool.open() for spool in spools):
-                cursor.confirmed = self._result.confirmed
-                cursor.save()
-            if there is not None and there < wanted:
-                self._result.problems.append(
-                    f"{wanted - there} points were taken by the cloud and did not get into its database, though they "
-                    "were sent again; its operator should look at what is between the two (broker, persister)"
-                )
+            with contextlib.ExitStack() as opened:
+                spools = [Spool(path, self._sink, ended=True) for path in paths]
+                opened.callback(_close, spools)
+                cursors = [self._try(spool.open) for spool in spools]
+                if not all(cursor.confirmed for cursor in cursors):
+                    self._wait_for_all(spools)
         except AuthorisationError as error:
             self._result.notes.append(f"delivered, not confirmed, since this role may not read: {error.what}")
         except SinkUnavailableError:
             raise  # the next run would wait for it as long
         except MlopsError as error:
             self._result.notes.append(f"delivered, not confirmed: {error.what}")
-        finally:
-            for spool in spools:
-                spool.close()
+
+    def _wait_for_all(self, spools: list[Spool]) -> None:
+        wanted = self._result.before + self._result.sent
+        there = self._arrived(wanted)
+        for _ in range(_ROUNDS):
+            if there is None or there >= wanted:
+                break
+            self._result.again += wanted - there
+            for place, spool in enumerate(spools):
+                spools[place] = spool.restarted()
+                self._send(spools[place])
+            wanted = sum(spool.delivered for spool in spools)
+            there = self._arrived(wanted)
+        self._result.confirmed = there is not None and there >= wanted
+        for cursor in (spool.open() for spool in spools):
+            cursor.confirmed = self._result.confirmed
+            cursor.save()
+        if there is not None and there < wanted:
+            self._result.problems.append(
+                f"{wanted - there} points were taken by the cloud and did not get into its database, though they "
+                "were sent again; its operator should look at what is between the two (broker, persister)"
+            )
 
     def _arrived(self, wanted: int) -> int | None:
         """How many points it has, once it has them all, or has had no more of them for a while."""
@@ -266,8 +267,7 @@ class _Uploading:
             time.sleep(_LOOK)
         return there
 
-    def _send_again(self, spool: Spool) -> None:
-        self._try(spool.open).rewind()
+    def _send(self, spool: Spool) -> None:
         while self._try(spool.advance):
             self._report()
         if self._info is not None:
@@ -303,6 +303,11 @@ class _Uploading:
     def _report(self, trouble: BaseException | None = None) -> None:
         what = trouble.what if isinstance(trouble, MlopsError) else str(trouble or "")
         self._tell(Progress(self._folder.id, self._done, max(self._total, self._done), what))
+
+
+def _close(spools: list[Spool]) -> None:
+    for spool in spools:
+        spool.close()
 
 
 def _begun(folder: RunFolder) -> tuple[Upload, RunInfo | None]:

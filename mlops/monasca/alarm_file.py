@@ -304,7 +304,7 @@ class _File:
                 self._fault(where, f"there is no key {_show(str(key))}", hint)
 
     def _text(self, table: Table, key: str, where: str, *, default: str | None = None) -> str:
-        value = table.get(key, default)
+        value = default if table.get(key) is None else table[key]
         if not isinstance(value, str):
             what = f"{key} is missing" if value is None else f"{key} is {_kind(value)}"
             self._fault(where, what, f"Write {key}: followed by a text, in quotes if it looks like something else.")

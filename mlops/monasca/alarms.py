@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from mlops.errors import AlarmError, RequestRefusedError
 from mlops.monasca.alarm_file import Alarm, Definitions, Notification, marker
@@ -265,8 +265,8 @@ def masked(kind: str, address: str) -> str:
     """An address without what may be a secret in it."""
     if kind == "EMAIL":
         return address
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.hostname}/…" if parts.scheme and parts.hostname else "…"
+    found = re.match(r"(https?)://(?:[^/?#@]*@)?([^/?#:@\[\]]+)", address)
+    return f"{found.group(1)}://{found.group(2)}/…" if found else "…"
 
 
 # -- what stands against it ------------------------------------------------------------------------

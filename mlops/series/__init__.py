@@ -6,9 +6,9 @@ refuse, die of, or mangle without a word.  Each was seen on the real part; ``ben
 * **names**: 1 to 255 characters, none of ``< > = { } , " \ ; & ( )`` and no space (monasca_common.validation);
   no ``:`` and no ``|`` (the agent cuts its lines there); no white space nor control character (a newline ends the
   persister; InfluxDB reads over a carriage return or a NUL in the API's query, which then fails); no lone surrogate
-  (the persister drops the message); no DEL, C1 nor line separator, which only break lines of logs; not beginning with ``#`` (a comment to InfluxDB: lost
-  in silence) nor ``_`` (``_e`` and ``_sc`` are no metrics to the agent; ``_series``, ``_tags`` and others are
-  InfluxDB's own: one makes every listing of the project's metrics fail);
+  (the persister drops the message); no DEL, C1 nor line separator, which only break lines of logs; not beginning with
+  ``#`` (a comment to InfluxDB: lost in silence) nor ``_`` (``_e`` and ``_sc`` are no metrics to the agent;
+  ``_series``, ``_tags`` and others are InfluxDB's own: one makes every listing of the project's metrics fail);
 * **dimensions**: keys and values are strings of 1 to 255 characters, none of ``< > = { } , " \ ; &``
   (monasca_common.validation) nor ``|`` (the agent; an "or" in the API's queries), no control character and no lone
   surrogate as above, no space (the API lists ``a b`` as ``a\ b``, and then fails on its own listing, for the whole

@@ -198,6 +198,17 @@ class Spool:
         cursor.described = info.outcome != RUNNING
         cursor.save()
 
+    def restarted(self) -> Spool:
+        """One of the same file that begins anew, and takes over the cursor; this one has let go of it.
+
+        Raises:
+            SpoolBusyError: another process delivers this file.
+        """
+        again = Spool(self.path, self._sink, ended=self._ended)
+        again._cursor, self._cursor = self.open(), None
+        again._cursor.rewind()
+        return again
+
     def close(self) -> None:
         """Let go of the cursor; a second call does nothing."""
         if self._cursor is not None:

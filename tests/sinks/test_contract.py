@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import pytest
 
-from mlops.sinks import SCHEMES, Sink, open_sink
+from mlops.errors import SinkUnavailableError
+from mlops.sinks import SCHEMES, DurableSink, Sink, open_sink
 from tests.sinks.helpers import Table
 from tests.testbed.datagrams import Listener, closed_port
 
@@ -22,10 +25,12 @@ class Case:
     Attributes:
         alive: a context that gives the URL of a sink whose destination is there.
         dead: the same of one whose destination is not.
+        needs: the fixture that a destination needs which is a service.
     """
 
     alive: Callable[[], Iterator[str]]
     dead: Callable[[], Iterator[str]]
+    needs: str = ""
 
 
 def _memory() -> Iterator[str]:
@@ -43,6 +48,10 @@ def _prometheus() -> Iterator[str]:
 
 def _tensorboard() -> Iterator[str]:
     yield "tensorboard:logs"
+
+
+def _monasca() -> Iterator[str]:
+    yield "monasca://testbed"
 
 
 def _memory_that_is_full() -> Iterator[str]:
@@ -63,23 +72,37 @@ def _tensorboard_in_no_folder() -> Iterator[str]:
     yield "tensorboard:/dev/null/logs"
 
 
+def _monasca_that_is_away() -> Iterator[str]:
+    auth = {"auth_url": f"http://127.0.0.1:{closed_port()}/v3", "username": "u", "password": "p", "project_name": "p"}
+    with pytest.MonkeyPatch.context() as patched, tempfile.NamedTemporaryFile("w", suffix=".json") as clouds:
+        json.dump({"clouds": {"away": {"auth": auth}}}, clouds)
+        clouds.flush()
+        patched.setenv("OS_CLIENT_CONFIG_FILE", clouds.name)
+        yield "monasca://away"
+
+
 CASES = {
     "memory": Case(_memory, _memory_that_is_full),
+    "monasca": Case(_monasca, _monasca_that_is_away, needs="monasca"),
     "prometheus": Case(_prometheus, _prometheus_at_a_taken_port),
     "statsd": Case(_statsd, _statsd_without_agent),
     "tensorboard": Case(_tensorboard, _tensorboard_in_no_folder),
 }
 
 
-@pytest.fixture(params=sorted(CASES))
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.slow] if CASES[name].needs else []) for name in sorted(CASES)]
+)
 def case(request: pytest.FixtureRequest) -> Case:
     """Each kind of sink."""
     return CASES[request.param]
 
 
 @pytest.fixture
-def alive(case: Case) -> Iterator[Sink]:
+def alive(case: Case, request: pytest.FixtureRequest) -> Iterator[Sink]:
     """A sink whose destination is there."""
+    if case.needs:
+        request.getfixturevalue(case.needs)
     with contextmanager(case.alive)() as url:
         sink = open_sink(url)
         yield sink
@@ -151,15 +174,17 @@ def test_closing_twice_is_closing_once(alive: Sink) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_a_dead_destination_neither_raises_nor_hangs(dead: Sink) -> None:
-    """Writing and closing return, and every point is counted as dropped."""
+    """Writing and closing return, and every point is counted as dropped; a durable sink gives them back instead."""
     table = Table()
+    durable = isinstance(dead, DurableSink)
     for number in range(5):
-        dead.write(table.points(("train.loss", float(number))))
+        with pytest.raises(SinkUnavailableError) if durable else nullcontext():
+            dead.write(table.points(("train.loss", float(number))))
     closing = threading.Thread(target=dead.close, args=(0.5,), daemon=True)
     closing.start()
     closing.join(30.0)
     assert not closing.is_alive()
-    assert (dead.sent, dead.dropped) == (0, 5)
+    assert (dead.sent, dead.dropped) == (0, 0 if durable else 5)
 
 
 def test_a_timeout_of_nothing_still_counts_every_point(alive: Sink) -> None:

@@ -89,7 +89,8 @@ class Monasca:
     # -- life -------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start everything, what does not need another side by side."""
+        """Start everything, what does not need another side by side; say how long it took."""
+        began = time.monotonic()
         try:
             for process in (self.keystone, self.influxdb, self.broker):
                 process.launch()
@@ -108,6 +109,7 @@ class Monasca:
             if isinstance(error, TestbedError):
                 raise TestbedError(f"{error}\n{self.last_words()}") from None
             raise
+        self._say(f"testbed: Monasca is ready ({time.monotonic() - began:.1f} s)")
 
     def stop(self) -> None:
         """Stop everything, side by side; what has not been started too."""
@@ -190,9 +192,10 @@ class Monasca:
                 with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310 - our own server
                     said = answer.read()
             except urllib.error.HTTPError as error:
-                if error.code == HTTPStatus.UNAUTHORIZED and not fresh:
+                reason = error.read()[:500]
+                if error.code == HTTPStatus.UNAUTHORIZED and b"Forbidden" not in reason and not fresh:
                     continue  # the token may have expired
-                raise TestbedError(f"{method} {url}: {error.code} {error.read()[:500]!r}") from None
+                raise TestbedError(f"{method} {url}: {error.code} {reason!r}") from None
             return json.loads(said) if said else None
         raise AssertionError
 

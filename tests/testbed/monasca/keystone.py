@@ -55,6 +55,8 @@ key_repository = {folder}/fernet
 key_repository = {folder}/credential
 [cache]
 enabled = false
+[identity]
+password_hash_rounds = 4
 """
 _ANYWHERE: Final = "http://127.0.0.1:1"
 _WHOLE: Final = "whole.json"
