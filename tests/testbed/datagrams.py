@@ -90,7 +90,9 @@ class Listener:
         return {line.name: line.value for line in self.lines()}
 
     def close(self) -> None:
-        """Stop listening: what comes from now on is refused."""
+        """Stop listening: what comes from now on is refused; a second call does nothing."""
+        if self._closing:
+            return
         self._closing = True
         self._socket.sendto(b"", self._socket.getsockname())
         self._thread.join()

@@ -105,10 +105,11 @@ class Process:
             raise
 
     def launch(self) -> None:
-        """Start it without waiting.
+        """Start it without waiting; what is left of one before is ended.
 
         The kernel ends it when the *thread* that called this is gone: call it on one that lives on.
         """
+        self.kill()
         with self.log.open("ab") as output:
             self._popen = subprocess.Popen(
                 [*_with_us(), *self._command],

@@ -5,9 +5,11 @@ Making its database takes 20 to 30 s; that is done once, and kept in the cache b
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -81,6 +83,8 @@ class Keystone:
         home = environment("keystone", say=say)
         template = _template(home, say)
         shutil.copytree(template, folder)
+        for key in (folder / "fernet").iterdir():  # a token of one Keystone is none to another
+            key.write_bytes(base64.urlsafe_b64encode(os.urandom(32)))
         ids = json.loads((folder / _WHOLE).read_text("utf-8"))
         self.project_id: str = ids["project_id"]
         self._credentials: dict[str, str] = ids["credentials"]
