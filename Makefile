@@ -61,11 +61,11 @@ test: lint
 
 .PHONY: test-quick
 test-quick: env
-	$(RUN)/python -m pytest -m '$(QUICK)'
+	$(RUN)/python -m pytest -n auto -m '$(QUICK)'
 
 .PHONY: test-pythons
 test-pythons: env
-	@$(call BOOTSTRAP,pythons -- -q -m '$(QUICK) and not torch')
+	@$(call BOOTSTRAP,pythons -- -q -n auto -m '$(QUICK) and not torch')
 
 .PHONY: monasca
 monasca: env

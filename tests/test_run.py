@@ -157,7 +157,7 @@ def test_a_script_whose_file_name_monasca_would_refuse_is_named_after_it_all_the
     runs_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody chose that name, so it is mended and not refused."""
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/x/tr,ain=1.py")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/x/tr,ain=1.py", raising=False)
     with quiet(runs_dir, name=None) as run:
         assert run.name == "tr_ain_1"
     monkeypatch.setattr(sys.modules["__main__"], "__file__", "<stdin>")

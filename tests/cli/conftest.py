@@ -34,7 +34,8 @@ def call(runs_dir: Path) -> Callable[..., Result]:
     """Call ``mlops`` in this process; ``stdout``, ``stderr`` and ``exit_code`` tell how it went."""
 
     def invoke(*words: str, **options: Any) -> Result:
-        options.setdefault("env", {"MLOPS_RUNS_DIR": str(runs_dir)})
+        env = options.pop("env", {"MLOPS_RUNS_DIR": str(runs_dir)})
+        options["env"] = {"COLUMNS": None, **env}  # whoever calls pytest may have set it
         return CliRunner().invoke(cli, list(words), prog_name="mlops", **options)
 
     return invoke

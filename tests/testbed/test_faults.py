@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 import threading
@@ -271,5 +272,6 @@ def test_many_clients_at_once(proxy: FaultProxy, service: _Service) -> None:
 
 def test_a_body_of_unknown_length_is_refused(client: http.client.HTTPConnection) -> None:
     """Better than to take the rest of it for the next request."""
-    client.request("POST", "/v2.0/metrics", iter([b"[", b"]"]), encode_chunked=True)
+    with contextlib.suppress(BrokenPipeError):  # it need not read what it refuses
+        client.request("POST", "/v2.0/metrics", iter([b"[", b"]"]), encode_chunked=True)
     assert client.getresponse().status == 411
