@@ -23,7 +23,7 @@ BASE_UNITS = {"watts", "joules", "bytes", "celsius", "hertz", "seconds", "ratio"
         ("train.epoch_energy_joules", "mlops_train_epoch_energy_joules", "gauge", 1.0),
         ("gpu.utilisation_percent", "mlops_gpu_utilisation_ratio", "gauge", 100.0),
         ("host.cpu_percent", "mlops_host_cpu_ratio", "gauge", 100.0),
-        ("mlops.dropped_points", "mlops_dropped_points_total", "counter", 1.0),
+        ("mlops.not_finite_points", "mlops_not_finite_points_total", "counter", 1.0),
         ("valid.top-5", "mlops_valid_top_5", "gauge", 1.0),
         ("valid.share_percent", "mlops_valid_share_percent", "gauge", 1.0),
     ],

@@ -87,7 +87,6 @@ _TABLE: Final = (
     Metric("host.process_memory_bytes", "By", "resident memory of the training process and its children"),
     Metric("host.power_watts", "W", "power of the CPU packages, from RAPL"),
     Metric("host.energy_joules", "J", "energy of the CPU packages since recording began, from RAPL", counter=True),
-    Metric("mlops.dropped_points", "", "points that could not be kept because the buffer was full", counter=True),
     Metric("mlops.not_finite_points", "", "values of a metric so far that were nan or infinite", counter=True),
     Metric("mlops.silent_seconds", "s", "how long a training that still runs has logged nothing; told while it is so"),
 )

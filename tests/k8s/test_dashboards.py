@@ -13,7 +13,7 @@ import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from k8s.dashboards.builder import FOLDER, LEFT_OUT, files
+from k8s.dashboards.builder import FOLDER, files
 from k8s.dashboards.builder.prometheus import DCGM, DCGM_LABELS, INFO, LABELS
 from k8s.dashboards.builder.roads import CUSTOM, DATASOURCE
 from mlops.monasca.points import OWN_DIMENSIONS
@@ -150,8 +150,7 @@ def test_every_metric_is_on_a_panel_or_left_out_for_a_reason(pages: tuple[str, .
         shown = {of_monasca(query.target)[0] for page in pages for query in queries(page)}
     else:
         shown = {by_prometheus().get(of_prometheus(query), "") for page in pages for query in queries(page)}
-    assert METRICS.keys() - shown == LEFT_OUT.keys()
-    assert all(LEFT_OUT.values())
+    assert METRICS.keys() <= shown
 
 
 def test_every_dimension_asked_of_monasca_exists(sent: dict[str, set[str]]) -> None:

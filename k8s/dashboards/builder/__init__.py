@@ -27,15 +27,10 @@ from k8s.dashboards.builder.monasca import Monasca
 from k8s.dashboards.builder.prometheus import Prometheus
 from k8s.dashboards.builder.roads import Road
 
-__all__ = ["FOLDER", "LEFT_OUT", "ROADS", "dashboards", "files"]
+__all__ = ["FOLDER", "ROADS", "dashboards", "files"]
 
 FOLDER: Final = Path(__file__).resolve().parent.parent
 """Where the JSON lies: a folder for each data source."""
-
-LEFT_OUT: Final[Mapping[str, str]] = {
-    "mlops.dropped_points": "recorded by nobody: what was dropped is counted in run.json, and said by the report",
-}
-"""Metrics of :data:`mlops.series.METRICS` that no panel shows, and why."""
 
 ROADS: Final[tuple[type[Road], ...]] = (Monasca, Prometheus)
 
