@@ -15,7 +15,6 @@ Made for Grafana 10.4 with the foundation SDK of that version; later ones migrat
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
