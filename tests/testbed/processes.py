@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -24,6 +25,7 @@ GRACE_SECONDS: Final = 5.0
 _SHOWN_LINES: Final = 40
 
 _running: set[Process] = set()
+_maker: Final = ThreadPoolExecutor(1, thread_name_prefix="testbed-maker")
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
@@ -107,18 +109,19 @@ class Process:
     def launch(self) -> None:
         """Start it without waiting; what is left of one before is ended.
 
-        The kernel ends it when the *thread* that called this is gone: call it on one that lives on.
+        The kernel ends it when the *thread* that made it is gone, so one that lives as long as we makes them all.
         """
         self.kill()
         with self.log.open("ab") as output:
-            self._popen = subprocess.Popen(
+            self._popen = _maker.submit(
+                subprocess.Popen,
                 [*_with_us(), *self._command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=self._environ,
                 start_new_session=True,
-            )
+            ).result()
         _running.add(self)
 
     def kill(self) -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,19 @@ def stubborn(folder: Path) -> tuple[Process, Path]:
         return pids.exists() and pids.read_text() != ""
 
     return Process("stubborn", command, folder / "log", is_ready, grace=0.05), pids
+
+
+def test_it_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
+    """The kernel ends it with a thread, which is not the caller's: an outage made by a thread ends when it says."""
+    process, _ = stubborn(tmp_path)
+    thread = threading.Thread(target=process.start)
+    thread.start()
+    thread.join()
+    try:
+        with pytest.raises(TestbedError, match="still not: it has ended"):
+            wait_for(lambda: process.pid is None, 0.3, "it has ended")
+    finally:
+        process.stop()
 
 
 def test_a_stubborn_process_and_its_child_are_stopped(tmp_path: Path, wait_until: Wait) -> None:
