@@ -25,6 +25,7 @@ help:
 	@echo 'make test          everything that is checked: lint, all tests, other Pythons'
 	@echo 'make test-quick    the tests that take under a minute together'
 	@echo 'make monasca       a whole Monasca on this machine to play with, until Ctrl-C (first time minutes, then seconds)'
+	@echo 'make monasca-stop  ends it, from another shell'
 	@echo 'make lint          ruff, mypy, import-linter, notebooks without output'
 	@echo 'make bench         what logging costs, beside others; one alone: make bench ONLY=peers'
 	@echo 'make test-pythons  the quick tests on every other supported Python that is found, without torch'
@@ -70,6 +71,10 @@ test-pythons: env
 .PHONY: monasca
 monasca: env
 	@$(RUN)/python -m tests.testbed.monasca
+
+.PHONY: monasca-stop
+monasca-stop: env
+	@$(RUN)/python -m tests.testbed.monasca stop
 
 .PHONY: bench
 bench: env

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import stat
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 import uuid
@@ -15,7 +19,7 @@ import pytest
 from keystoneauth1 import exceptions
 from openstack.config import OpenStackConfig
 
-from tests.testbed.environments import TestbedError
+from tests.testbed.environments import ROOT, TestbedError
 from tests.testbed.faults import Fault
 from tests.testbed.monasca import Monasca
 from tests.testbed.monasca.measurements import measurements
@@ -315,3 +319,22 @@ def test_a_start_that_fails_leaves_nothing_and_says_why(
     assert bed.agent is not None
     assert [part.pid for part in [*parts, bed.agent.statsd, bed.agent.forwarder]] == [None] * 7
     bed.stop()
+
+
+def test_the_command_prints_two_lines_to_paste_and_is_stopped_by_another(tmp_path: Path) -> None:
+    """A shell that has them has a cloud, and sinks that send there; nothing of it is left."""
+    command = [sys.executable, "-m", "tests.testbed.monasca"]
+    given: dict[str, Any] = {"cwd": ROOT, "env": {**os.environ, "TMPDIR": str(tmp_path)}, "text": True}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **given) as playground:
+        assert playground.stdout is not None
+        lines = [playground.stdout.readline() for _ in range(2)]
+        script = "".join([*lines, 'echo "$OS_CLOUD $MLOPS_SINKS"; test -s "$OS_CLIENT_CONFIG_FILE"\n'])
+        pasted = subprocess.run(["sh", "-eu"], input=script, capture_output=True, check=True, text=True)
+        assert re.fullmatch(r"testbed statsd://127\.0\.0\.1:\d+,monasca://testbed\n", pasted.stdout)
+        stopped = subprocess.run([*command, "stop"], capture_output=True, check=False, timeout=120, **given)
+        assert (stopped.returncode, stopped.stderr) == (0, f"stopped (process {playground.pid})\n")
+        assert playground.wait(30) == 0
+        assert playground.stdout.read() == ""
+    assert list(tmp_path.iterdir()) == []
+    again = subprocess.run([*command, "stop"], capture_output=True, check=False, timeout=120, **given)
+    assert (again.returncode, again.stderr) == (0, "no Monasca of make monasca runs here\n")

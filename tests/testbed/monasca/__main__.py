@@ -1,5 +1,7 @@
 """``python -m tests.testbed.monasca``, what ``make monasca`` runs: a Monasca to play with, until Ctrl-C.
 
+``python -m tests.testbed.monasca stop``, what ``make monasca-stop`` runs, ends it from another shell.
+
 Once it is ready, two lines stand on its standard output and nothing else: pasted into another shell, they
 make it the cloud that is meant there, and the place where runs send their points.  Everything else that it
 says goes to standard error.  What dies meanwhile is started again.  Nothing is left when it ends; should it
@@ -16,19 +18,33 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from tests.testbed.environments import TestbedError
 from tests.testbed.monasca.chain import Monasca
+from tests.testbed.processes import wait_for
 
 __all__ = ["main"]
 
-_PREFIX = "mlops-monasca-"
+_MODULE: Final = "tests.testbed.monasca"
+_PREFIX: Final = "mlops-monasca-"
+_STOP_SECONDS: Final = 60.0
 
 
-def main() -> int:
-    """Start it, say how to use it, and stop it when told to."""
+def main(words: Sequence[str]) -> int:
+    """Start it, say how to use it, and stop it when told to; or tell those that run to stop."""
+    if list(words) == ["stop"]:
+        return _stop()
+    if words:
+        _say(f"error: {' '.join(words)} is no command. Write stop, or nothing to start it.")
+        return 2
+    return _run()
+
+
+def _run() -> int:
     _listen()
     _sweep()
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
@@ -58,12 +74,44 @@ def _listen(to: signal.Handlers | None = None) -> None:
             signal.signal(number, signal.default_int_handler if to is None else to)
 
 
+def _stop() -> int:
+    """Tell each that runs to stop, and wait until it has."""
+    running = [(folder, pid) for folder, pid in _folders() if _runs(pid)]
+    if not running:
+        _say("no Monasca of make monasca runs here")
+    for _, pid in running:
+        os.kill(pid, signal.SIGTERM)
+    for folder, pid in running:
+        wait_for(partial(_is_gone, folder), _STOP_SECONDS, f"process {pid} has stopped")
+        _say(f"stopped (process {pid})")
+    return 0
+
+
 def _sweep() -> None:
     """Remove the folders of those that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if pid.isdigit() and not Path("/proc", pid).exists():
+    for folder, pid in _folders():
+        if not _runs(pid):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folders() -> Iterator[tuple[Path, int]]:
+    """The folder of each that runs here, or was killed, and its process id."""
+    for folder in sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*")):
+        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        with contextlib.suppress(FileNotFoundError):
+            if pid.isdigit() and folder.stat().st_uid == os.getuid():
+                yield folder, int(pid)
+
+
+def _is_gone(folder: Path) -> bool:
+    return not folder.exists()
+
+
+def _runs(pid: int) -> bool:
+    """Whether that process is one of these, and not another that got its number."""
+    with contextlib.suppress(OSError):
+        return _MODULE.encode() in Path("/proc", str(pid), "cmdline").read_bytes()
+    return False
 
 
 def _tell(monasca: Monasca) -> None:
@@ -94,4 +142,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
