@@ -30,8 +30,8 @@ class Figure:
     def bound(self) -> str:
         """The promise in words; empty where none is made."""
         if self.most is not None:
-            return f"at most {self.most:g}"
-        return f"at least {self.least:g}" if self.least is not None else "no bound"
+            return f"at most {_plain(self.most)}"
+        return f"at least {_plain(self.least)}" if self.least is not None else "no bound"
 
     @property
     def ok(self) -> bool:
@@ -39,7 +39,13 @@ class Figure:
         return (self.most is None or self.value <= self.most) and (self.least is None or self.value >= self.least)
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.value:.4g} {self.unit} ({self.bound}) {'ok' if self.ok else 'SHORT'}"
+        verdict = "ok" if self.ok else "SHORT"
+        return " ".join(filter(None, [f"{self.name}:", _plain(self.value), self.unit, f"({self.bound})", verdict]))
+
+
+def _plain(value: float) -> str:
+    """Whole numbers in full, since one of a million counts; others to four digits."""
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
