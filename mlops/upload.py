@@ -10,7 +10,6 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final, TypeVar
 
 from mlops.errors import (
@@ -110,13 +109,14 @@ def upload(
     """Send what is left of these runs.
 
     Damage in a file is passed over and named, by the upload that comes upon it; what is whole is sent.  A run
-    whose training goes on is sent as far as it is recorded.
+    whose training goes on is sent as far as it is recorded.  What all have delivered is confirmed at the end, so
+    that the destination has time to store the first while it is sent the last.
 
     Args:
         runs: which.
         sink: where to; it is not closed.
         on_progress: told how it goes, before and after each delivery.
-        on_run: told what became of each run as soon as it is over, also of the one in which this raises or is
+        on_run: told what became of each run as soon as it is over, also of those in which this raises or is
             interrupted.
         patience: seconds for which the destination may take nothing before this gives up.
         confirm: whether the destination is asked, once a run that has ended is delivered, how many of its points
@@ -130,7 +130,23 @@ def upload(
         MlopsError: the destination took nothing for longer than ``patience``.  What was sent until then is
             behind the cursor: call it again.
     """
-    return [_Uploading(run, sink, on_progress, patience, confirm=confirm).work(on_run) for run in runs]
+    results: list[Upload] = []
+    delivered: list[_Uploading] = []
+    try:
+        for run in runs:
+            one = _Uploading(run, sink, on_progress, patience)
+            delivered.append(one)
+            results.append(one.result)
+            one.deliver()
+            if not confirm or one.result.running or one.result.busy:
+                on_run(delivered.pop().result)
+        while delivered:
+            delivered[0].confirm()
+            on_run(delivered.pop(0).result)
+    finally:
+        for one in delivered:  # of which this was cut off
+            on_run(one.result)
+    return results
 
 
 def look(runs: Sequence[RunFolder], sink: DurableSink) -> list[Upload]:
@@ -143,7 +159,11 @@ def look(runs: Sequence[RunFolder], sink: DurableSink) -> list[Upload]:
 
 
 class _Uploading:
-    """One run on its way."""
+    """One run on its way.
+
+    Attributes:
+        result: what has become of it so far.
+    """
 
     def __init__(
         self,
@@ -151,11 +171,8 @@ class _Uploading:
         sink: DurableSink,
         on_progress: Callable[[Progress], None],
         patience: float,
-        *,
-        confirm: bool,
     ) -> None:
         self._folder = folder
-        self._confirm = confirm
         self._sink = sink
         self._tell = on_progress
         self._patience = patience
@@ -163,13 +180,13 @@ class _Uploading:
         self._done = 0
         self._since: float | None = None
         self._refusals = 0
-        self._result, self._info = _begun(folder)
+        self.result, self._info = _begun(folder)
         self._retrying = patiently(
             stop=self._is_enough, sleep=time.sleep, before_sleep=self._report, longest=_LONGEST_WAIT
         )
 
-    def work(self, on_end: Callable[[Upload], None]) -> Upload:
-        """Send it, and tell how it went."""
+    def deliver(self) -> None:
+        """Send what is left of it."""
         readers = [PointsReader(path) for path in self._folder.points_files()]
         counts = [_count(reader) for reader in readers]
         self._total = sum(counts)
@@ -177,15 +194,11 @@ class _Uploading:
             self._report()
             for reader, count in zip(readers, counts, strict=True):
                 self._file(reader, count)
-            if self._confirm and not self._result.running and not self._result.busy:
-                self._see_to_it([reader.path for reader in readers])
         finally:
-            self._result.left = max(0, self._total - self._done)
-            on_end(self._result)
-        return self._result
+            self.result.left = max(0, self._total - self._done)
 
     def _file(self, reader: PointsReader, count: int) -> None:
-        result = self._result
+        result = self.result
         spool = Spool(reader.path, self._sink, ended=not result.running)
         first, before = self._done, 0
         try:
@@ -217,40 +230,40 @@ class _Uploading:
 
     # -- whether it has arrived -------------------------------------------------------------------
 
-    def _see_to_it(self, paths: Sequence[Path]) -> None:
+    def confirm(self) -> None:
         """Ask the destination how many points it has, and send them again until it has all that it took."""
         try:
             with contextlib.ExitStack() as opened:
-                spools = [Spool(path, self._sink, ended=True) for path in paths]
+                spools = [Spool(path, self._sink, ended=True) for path in self._folder.points_files()]
                 opened.callback(_close, spools)
                 cursors = [self._try(spool.open) for spool in spools]
                 if not all(cursor.confirmed for cursor in cursors):
                     self._wait_for_all(spools)
         except AuthorisationError as error:
-            self._result.notes.append(f"delivered, not confirmed, since this role may not read: {error.what}")
+            self.result.notes.append(f"delivered, not confirmed, since this role may not read: {error.what}")
         except SinkUnavailableError:
             raise  # the next run would wait for it as long
         except MlopsError as error:
-            self._result.notes.append(f"delivered, not confirmed: {error.what}")
+            self.result.notes.append(f"delivered, not confirmed: {error.what}")
 
     def _wait_for_all(self, spools: list[Spool]) -> None:
-        wanted = self._result.before + self._result.sent
+        wanted = self.result.before + self.result.sent
         there = self._arrived(wanted)
         for _ in range(_ROUNDS):
             if there is None or there >= wanted:
                 break
-            self._result.again += wanted - there
+            self.result.again += wanted - there
             for place, spool in enumerate(spools):
                 spools[place] = spool.restarted()
                 self._send(spools[place])
             wanted = sum(spool.delivered for spool in spools)
             there = self._arrived(wanted)
-        self._result.confirmed = there is not None and there >= wanted
+        self.result.confirmed = there is not None and there >= wanted
         for cursor in (spool.open() for spool in spools):
-            cursor.confirmed = self._result.confirmed
+            cursor.confirmed = self.result.confirmed
             cursor.save()
         if there is not None and there < wanted:
-            self._result.problems.append(
+            self.result.problems.append(
                 f"{wanted - there} points were taken by the cloud and did not get into its database, though they "
                 "were sent again; its operator should look at what is between the two (broker, persister)"
             )
@@ -281,14 +294,14 @@ class _Uploading:
 
     def _note_busy(self, reader: PointsReader, error: SpoolBusyError) -> None:
         """A training that sends its own points goes on doing so; another upload may stop before the end."""
-        self._result.busy = True
+        self.result.busy = True
         by_itself = error.pid and reader.path.name.startswith(f"{file_stem(error.host, error.pid)}-")
-        if by_itself and self._result.running:
-            self._result.notes.append(
+        if by_itself and self.result.running:
+            self.result.notes.append(
                 f"{reader.path.name}: its training (process {error.pid} on {error.host}) goes on and sends it itself"
             )
         else:
-            self._result.problems.append(str(error))
+            self.result.problems.append(str(error))
 
     def _is_enough(self, error: BaseException) -> bool:
         if isinstance(error, AuthorisationError):

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -357,7 +357,7 @@ class Leaky(Ledger):
         super().__init__(**options)
         self.lost = lost
         self.asked = 0
-        self.answer: int | Exception | None = None
+        self.answer: int | BaseException | None = None
 
     def arrived(self, run_id: str) -> int | None:
         """As many as it has."""
@@ -365,7 +365,7 @@ class Leaky(Ledger):
         for key in list(self.points)[: self.lost]:
             del self.points[key]
         self.lost = 0
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
         return len(self.points) if self.answer is None else self.answer
 
@@ -383,6 +383,42 @@ def test_what_got_lost_behind_the_destination_is_sent_again(runs_dir: Path) -> N
     asked = sink.asked
     assert send(run.folder, sink).before == 15
     assert sink.asked == asked
+
+
+def test_all_runs_are_delivered_before_the_first_is_waited_for(runs_dir: Path) -> None:
+    """A destination needs seconds to store what it takes: it has them while it is sent the others."""
+    runs = [WrittenRun(runs_dir, tail) for tail in ("0a1b2c", "beef00", "c0ffee")]
+    for run in runs:
+        run.whole([numbered(10)])
+
+    class Counting(Ledger):
+        seen: ClassVar[list[tuple[str, int]]] = []
+
+        def arrived(self, run_id: str) -> int:
+            self.seen.append((run_id, len(self.points)))
+            return 10
+
+    told: list[Upload] = []
+    results = upload([run.folder for run in runs], sink := Counting(), on_run=told.append)
+    assert sink.seen == [(run.folder.id, 30) for run in runs]
+    assert results == told
+    assert all(one.confirmed for one in results)
+
+
+def test_ctrl_c_while_it_is_waited_tells_of_every_run(runs_dir: Path, clock: Clock) -> None:
+    """What was delivered is told, confirmed or not."""
+    runs = [WrittenRun(runs_dir, tail) for tail in ("0a1b2c", "beef00")]
+    for run in runs:
+        run.whole([numbered(10)])
+    sink = Leaky()
+    sink.answer = KeyboardInterrupt()
+    told: list[Upload] = []
+    with pytest.raises(KeyboardInterrupt):
+        upload([run.folder for run in runs], sink, on_run=told.append)
+    assert [(one.run, one.sent, one.left, one.confirmed) for one in told] == [
+        (run.folder.id, 10, 0, False) for run in runs
+    ]
+    assert clock.slept == []
 
 
 def test_a_destination_that_keeps_losing_is_a_problem(runs_dir: Path) -> None:

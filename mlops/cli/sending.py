@@ -77,7 +77,8 @@ class LiveDisplay:
         self._console = Console(stderr=True, highlight=False)
         self._spinner = Spinner("dots", style="cyan")
         self._where = ""
-        self._runs = self._ended = 0
+        self._runs = 0
+        self._numbers: dict[str, int] = {}
         self._rate = _Rate()
         self._progress: Progress | None = None
         self._live = Live(
@@ -91,10 +92,12 @@ class LiveDisplay:
 
     def begin(self, runs: int, where: str) -> None:
         """Show where to."""
-        self._where, self._runs, self._ended, self._progress = where, runs, 0, None
+        self._where, self._runs, self._progress = where, runs, None
+        self._numbers.clear()
 
     def update(self, progress: Progress) -> None:
         """Note it; it is drawn several times a second."""
+        self._numbers.setdefault(progress.run, len(self._numbers) + 1)
         self._rate.note(progress.run, progress.done)
         self._progress = progress
 
@@ -107,7 +110,7 @@ class LiveDisplay:
         row = self._table.grid(padding=(0, 1))
         row.add_row(
             self._spinner,
-            self._text(f"{min(self._ended + 1, self._runs)}/{self._runs}", style="dim"),
+            self._text(f"{self._numbers[progress.run]}/{self._runs}", style="dim"),
             self._text(progress.run),
             self._bar(total=max(progress.total, 1), completed=progress.done, width=_BAR, complete_style="cyan"),
             self._text(f"{progress.done:,}/{progress.total:,} points"),
@@ -120,8 +123,7 @@ class LiveDisplay:
         return self._group(row, self._text(f"  {_waiting(progress)}", style="yellow"))
 
     def end(self, upload: Upload) -> None:
-        """The next one."""
-        self._ended += 1
+        """Nothing is shown of it: the table comes at the end."""
 
     def close(self) -> None:
         """Take it away."""

@@ -222,6 +222,8 @@ def _work(
         sending.error = error if show is None else _explained(error, sending, patience)
         sending.unbegun = len(runs) - len(sending.uploads)
     finally:
+        order = [run.id for run in runs]
+        sending.uploads.sort(key=lambda result: order.index(result.run))  # they do not end in it
         sink.close(_CLOSE_SECONDS)
 
 
