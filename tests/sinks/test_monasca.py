@@ -615,7 +615,7 @@ def test_a_run_is_told_of_by_one_measurement(outcome: str, value: float | None) 
     assert (sink.sent, sink.dropped) == (0, 0), "it is no point of the run's"
 
 
-@pytest.mark.parametrize("started", [-2_177_452_800.0, 9.3e9, 2.5e11])
+@pytest.mark.parametrize("started", [9.3e9, 2.5e11])
 def test_a_run_that_began_in_another_century_is_told_of_all_the_same(started: float) -> None:
     """A clock that was wrong then does not keep the run's points from being delivered, nor its end from being told."""
     api = Picky(lambda one: not 0 <= one["timestamp"] <= 9_214_646_400_000)  # what the API refuses or the database
