@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -329,6 +330,17 @@ def test_an_api_that_comes_to_its_senses_costs_nothing(warned: Callable[[], list
     assert (sink.sent, sink.dropped) == (2, 0)
     assert api.held().keys() >= {"metric.0", "metric.1"}
     assert not warned()
+
+
+def test_one_of_two_apis_that_is_out_of_order_costs_nothing() -> None:
+    """A load balancer asks them in turns: that one refuses what it is asked says nothing about what that was."""
+    api = Picky(lambda _: len(api.posts) % 2 == 0)
+    sink = MonascaSink("c", monasca=api)
+    for _ in range(20):
+        with contextlib.suppress(SinkUnavailableError):
+            sink.write(points(rows_of(3, 5)))
+            break
+    assert (sink.sent, sink.dropped) == (15, 0)
 
 
 def test_the_known_good_measurement_is_the_runs_own() -> None:
