@@ -40,10 +40,17 @@ def _values(monasca: Monasca, run_id: str, *names: str) -> list[float]:
     )
 
 
-@pytest.fixture(autouse=True)
-def unwrapped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sentences stay on one line, whoever calls pytest."""
-    monkeypatch.delenv("COLUMNS", raising=False)
+@pytest.fixture
+def process(process: Process) -> Process:
+    """As the others' one, with sentences on one line.
+
+    readline, which pytest imports, tells children of 80 columns without Python's knowing.
+    """
+
+    def call(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return process(*words, env={name: text for name, text in os.environ.items() if name != "COLUMNS"}, **options)
+
+    return call
 
 
 METRICS: Final = ("metric.0", "metric.1", "metric.2")

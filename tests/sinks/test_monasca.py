@@ -332,15 +332,17 @@ def test_an_api_that_comes_to_its_senses_costs_nothing(warned: Callable[[], list
     assert not warned()
 
 
-def test_one_of_two_apis_that_is_out_of_order_costs_nothing() -> None:
+@pytest.mark.parametrize("many", [2, 3, 4])
+@pytest.mark.parametrize("each", [1, 50])
+def test_one_of_several_apis_that_is_out_of_order_costs_nothing(many: int, each: int) -> None:
     """A load balancer asks them in turns: that one refuses what it is asked says nothing about what that was."""
-    api = Picky(lambda _: len(api.posts) % 2 == 0)
+    api = Picky(lambda _: len(api.posts) % many == 1)
     sink = MonascaSink("c", monasca=api)
     for _ in range(20):
         with contextlib.suppress(SinkUnavailableError):
-            sink.write(points(rows_of(3, 5)))
+            sink.write(points(rows_of(3, each)))
             break
-    assert (sink.sent, sink.dropped) == (15, 0)
+    assert (sink.sent, sink.dropped) == (3 * each, 0)
 
 
 def test_the_known_good_measurement_is_the_runs_own() -> None:
