@@ -6,6 +6,7 @@ reads a whole run into one table of columns.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from mlops.errors import StoreError
 from mlops.series import Series
 from mlops.store import RUNNING, RunFolder, RunInfo
 
-__all__ = ["Gap", "PointsReader", "Record", "expected", "known", "missing_files", "read_run"]
+__all__ = ["Gap", "PointsReader", "Record", "expected", "known", "missing_files", "read_run", "whole_info"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,23 @@ class PointsReader:
         except OSError as error:
             raise StoreError(f"Cannot read {self.path}: {error.strerror}") from error
 
+    def read_notes(self) -> dict[str, Any]:
+        """All notes of the file, from its beginning; its points are not unpacked.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"Cannot read {self.path}: {error.strerror}") from error
+        notes: dict[str, Any] = {}
+        for found in blocks.scan(data, 0, whole=False):
+            if isinstance(found, blocks.Block) and found.kind == blocks.NOTES:
+                with contextlib.suppress(StoreError, ValueError, TypeError, RecursionError):
+                    notes.update(found.json())
+        return notes
+
     def read_buffer(self) -> Columns | None:
         """The points that the file's process left in its buffer when it was killed; after :meth:`read`.
 
@@ -224,6 +242,18 @@ def read_run(folder: RunFolder) -> Record:
         _merge(info, reader.notes)
     gaps += missing_files(info, [name for name, _, _ in processes])
     return Record(info, tuple(table), Columns.join(parts), tuple(processes), tuple(notes), tuple(gaps))
+
+
+def whole_info(folder: RunFolder) -> RunInfo:
+    """What ``run.json`` says, with what joined processes noted beneath it, as :func:`read_run` has it.
+
+    Raises:
+        StoreError: ``run.json`` or a points file cannot be read.
+    """
+    info = folder.info()
+    for path in folder.points_files():
+        _merge(info, PointsReader(path).read_notes())
+    return info
 
 
 def _all_columns(reader: PointsReader, *, ended: bool) -> Iterator[Columns]:

@@ -103,7 +103,7 @@ class Recorder:
         self._series: dict[Series, int] = {}
         self._named: list[Series] = []
         self._mender = Mender(most=math.inf)
-        self._undefined_until = 0.0
+        self._undefined_until = -math.inf
         self._writer = PointsWriter(path)
         self._ring = Buffer(path.with_suffix(SUFFIX), max(64, slots))
         self._warn_of_memory()
@@ -259,7 +259,7 @@ class Recorder:
             return self._define_new(series) if number is None else number
 
     def _define_new(self, series: Series) -> int | None:
-        if self._clock() < self._undefined_until:
+        if time.monotonic() < self._undefined_until:
             self.dropped += 1
             return None
         try:
@@ -268,7 +268,7 @@ class Recorder:
             self.refused += 1
             self.warn_once(f"series {series!r}", f"{error} Its values are not recorded; training goes on.")
         except OSError as error:
-            self._undefined_until = self._clock() + 1.0
+            self._undefined_until = time.monotonic() + 1.0
             self.dropped += 1
             self._cannot_write(error)
         return None

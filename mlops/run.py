@@ -24,7 +24,7 @@ from typing import Any, Final, Self
 
 from mlops import facts
 from mlops.devices import Device, Sampler, opener
-from mlops.errors import RunError, StoreError
+from mlops.errors import CloudConfigError, RunError, StoreError
 from mlops.recorder import Recorder
 from mlops.ring import SUFFIX as RING_SUFFIX
 from mlops.series import Series, check_dimensions, check_name, mend_dimensions
@@ -217,13 +217,7 @@ class Run:
             feed.end(max(0.0, deadline - time.monotonic()))
         for feed in self._feeds:
             if not feed.close(max(0.0, deadline - time.monotonic())):
-                _log.warning(
-                    "%s did not finish in time; what it has not sent is in %s. Where a sink delivers every point, "
-                    "send the rest with: mlops upload %s",
-                    feed.label,
-                    self.dir,
-                    self.id,
-                )
+                _log.warning("%s", feed.late())
         _forget(self)
 
     # -- what others ask ------------------------------------------------------------------------
@@ -432,12 +426,21 @@ def _close_all() -> None:
 
 
 def _open_sinks(sinks: Sequence[str | Sink], settings: Settings) -> list[tuple[str, Sink]]:
+    """The sinks and what messages call them; one whose cloud is not described here is warned of and left out."""
     opened: list[tuple[str, Sink]] = []
     for sink in sinks:
-        if isinstance(sink, str):
-            opened.append((sink, open_sink(sink, settings)))
-        else:
+        if not isinstance(sink, str):
             opened.append((type(sink).__name__, sink))
+            continue
+        try:
+            opened.append((sink, open_sink(sink, settings)))
+        except CloudConfigError as error:
+            _log.warning(
+                "%s: %s Training goes on without it; every point is in the store. Once that is mended, mlops upload "
+                "sends them.",
+                sink,
+                error,
+            )
     return opened
 
 

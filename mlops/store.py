@@ -72,8 +72,9 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "git_commit": (str,),
     "notes": (dict,),
 }
+_FIRST_MOMENT: Final = -62135596800.0
 _LAST_MOMENT: Final = 253402300800.0
-"""The year 10000: later times cannot be shown."""
+"""The years 1 and 10000: other times cannot be shown."""
 
 
 @dataclass(slots=True)
@@ -126,7 +127,7 @@ class RunInfo:
                 raise TypeError(f"{key} is {value!r:.60}")
         info = cls(**{key: value for key, value in content.items() if key in known})
         for moment in (info.started, info.ended):
-            if moment is not None and not 0 <= moment < _LAST_MOMENT:
+            if moment is not None and not _FIRST_MOMENT <= moment < _LAST_MOMENT:
                 raise ValueError(f"{moment} is no time")
         return info
 

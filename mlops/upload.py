@@ -20,7 +20,7 @@ from mlops.errors import (
     SpoolBusyError,
     StoreError,
 )
-from mlops.record import PointsReader, known, missing_files
+from mlops.record import Gap, PointsReader, known, missing_files
 from mlops.sinks import DurableSink
 from mlops.sinks._cursor import Cursor
 from mlops.sinks._patience import patiently
@@ -78,7 +78,9 @@ class Upload:
         problems: what is damaged or missing, or why something of it was not sent: each in a sentence.
         notes: what is worth knowing and no failure: each in a sentence.
         again: points that the destination had taken and lost, and was sent again.
-        confirmed: whether the destination was asked now and has all points that it can have.
+        missing: points that were recorded and are not there any more, for the reasons among the problems, as far as
+            their number is known.
+        confirmed: whether the destination was asked now and has all points that were delivered.
         busy: whether another process is sending it.
         running: whether its training still goes on.
     """
@@ -92,9 +94,15 @@ class Upload:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     again: int = 0
+    missing: int = 0
     confirmed: bool = False
     busy: bool = False
     running: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the destination is known to have every point that was ever recorded."""
+        return self.confirmed and not self.problems and not self.dropped
 
 
 def upload(
@@ -182,7 +190,7 @@ class _Uploading:
         self._refusals = 0
         self.result, self._info = _begun(folder)
         self._retrying = patiently(
-            stop=self._is_enough, sleep=time.sleep, before_sleep=self._report, longest=_LONGEST_WAIT
+            stop=self._is_enough, sleep=self._sleep, before_sleep=self._report, longest=_LONGEST_WAIT
         )
 
     def deliver(self) -> None:
@@ -217,8 +225,7 @@ class _Uploading:
             result.sent += spool.delivered - before
             result.dropped += spool.dropped
             result.refused += spool.refused
-            for gap in spool.gaps:
-                (result.notes if gap.torn else result.problems).append(f"{gap.file}: {gap.what}")
+            _tell_gaps(spool.gaps, result)
             spool.close()
 
     def _deliver(self, spool: Spool, first: int) -> None:
@@ -301,7 +308,7 @@ class _Uploading:
                 f"{reader.path.name}: its training (process {error.pid} on {error.host}) goes on and sends it itself"
             )
         else:
-            self.result.problems.append(str(error))
+            self.result.problems.append(str(error).removeprefix(f"{reader.path.parent.name}: "))
 
     def _is_enough(self, error: BaseException) -> bool:
         if isinstance(error, AuthorisationError):
@@ -312,6 +319,11 @@ class _Uploading:
         now = time.monotonic()
         self._since = now if self._since is None else self._since
         return now - self._since + (error.retry_after or 0.0) >= self._patience
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait so long, and no longer than patience lasts: then comes the last try."""
+        since = time.monotonic() if self._since is None else self._since
+        time.sleep(max(0.0, min(seconds, since + self._patience - time.monotonic())))
 
     def _report(self, trouble: BaseException | None = None) -> None:
         what = trouble.what if isinstance(trouble, MlopsError) else str(trouble or "")
@@ -334,6 +346,7 @@ def _begun(folder: RunFolder) -> tuple[Upload, RunInfo | None]:
     result.running = info.outcome == RUNNING
     gone = missing_files(info, [path.name for path in folder.points_files()])
     result.problems += [f"{gap.file}: {gap.what}, and {gap.points} points with it" for gap in gone]
+    result.missing += sum(gap.points for gap in gone)
     return result, info
 
 
@@ -360,6 +373,11 @@ def _looked_at(folder: RunFolder, destination: str) -> Upload:
         buffer = None if result.running else reader.read_buffer()
         points += len(known(buffer, reader)) if buffer is not None else 0
         result.left += max(0, points - cursor.delivered - cursor.dropped)
-        for gap in reader.gaps:
-            (result.notes if gap.torn else result.problems).append(f"{gap.file}: {gap.what}")
+        _tell_gaps(reader.gaps, result)
     return result
+
+
+def _tell_gaps(gaps: Sequence[Gap], result: Upload) -> None:
+    for gap in gaps:
+        (result.notes if gap.torn else result.problems).append(f"{gap.file}: {gap.what}")
+        result.missing += gap.points

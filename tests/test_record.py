@@ -9,7 +9,7 @@ import pytest
 
 from mlops import blocks, ring
 from mlops.blocks import Columns
-from mlops.record import read_run
+from mlops.record import read_run, whole_info
 from mlops.series import Series
 from mlops.store import PointsWriter, RunFolder, RunInfo
 
@@ -62,6 +62,7 @@ def test_what_joined_processes_noted_completes_what_the_owner_said(tmp_path: Pat
     record = read_run(folder)
     assert record.info.parameters == {"lr": 1, "bs": 2}
     assert record.notes[0]["rank"] == 0
+    assert whole_info(folder) == record.info
 
 
 def test_a_killed_process_buffer_is_read_after_its_file(tmp_path: Path) -> None:

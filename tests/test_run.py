@@ -315,6 +315,37 @@ def test_a_sink_that_raises_harms_neither_the_training_nor_the_other_sinks(
     assert len([record for record in caplog.records if "_Broken failed: RuntimeError: no" in record.message]) == 1
 
 
+def test_a_cloud_that_is_described_nowhere_is_warned_of_and_ends_no_training(
+    runs_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As one that is away or refuses us: the points are in the store, and the other sinks have theirs."""
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(tmp_path / "none.yaml"))
+    with quiet(runs_dir, sinks=["monasca://mycluod", good := MemorySink()]) as run:
+        run.log({"a": 1.0})
+    assert len(good.points) == len(read(run).columns) == 1
+    (said,) = [record.message for record in caplog.records]
+    assert said.startswith("monasca://mycluod: There is no cloud 'mycluod'")
+    assert "Training goes on without it" in said
+
+
+@pytest.mark.parametrize("began", [-3187296000.0, -1.0, 5.0])
+def test_a_clock_of_another_century_costs_no_point(
+    runs_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, began: float
+) -> None:
+    """A node whose clock was never set records with the times that it has, and its run can be read."""
+    offset = began - time.time()
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + offset)
+    with quiet(runs_dir) as run:
+        for number in range(20):
+            run.log({"a": float(number)})
+    assert run.dropped == 0
+    record = read(run)
+    assert record.columns.value.tolist() == [float(number) for number in range(20)]
+    assert record.info.started == pytest.approx(began, abs=60)
+    assert caplog.records == []
+
+
 def test_a_sink_that_hangs_holds_up_the_end_no_longer_than_asked(
     runs_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

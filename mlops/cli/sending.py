@@ -173,7 +173,7 @@ def in_words(upload: Upload) -> str:
         words.append(f"{upload.dropped:,} dropped ({why_dropped(upload)})")
     if upload.again:
         words.append(f"{upload.again:,} sent again")
-    if upload.confirmed:
+    if upload.confirmed and not upload.problems:
         words.append("confirmed")
     if upload.left:
         words.append(f"about {upload.left:,} left")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,13 +29,19 @@ __all__ = ["command"]
 _PATIENCE: Final = 300
 _CLOSE_SECONDS: Final = 5.0
 _TIMED_OUT: Final = 124
-_INTERRUPTED: Final = 130
-_COLUMNS: Final = {"run": "RUN", "sent": "SENT", "before": "BEFORE", "dropped": "DROPPED", "left": "LEFT"}
+_COLUMNS: Final = {
+    "run": "RUN",
+    "sent": "SENT",
+    "before": "BEFORE",
+    "dropped": "DROPPED",
+    "missing": "MISSING",
+    "left": "LEFT",
+}
 _EXIT_CODES: Final = (
     "Exit codes: 0 all that is recorded is delivered (what Monasca cannot keep, such as nan, is counted); 1 something "
     "is damaged, missing or being sent by another upload, and all the rest is delivered; 2 no cloud is named, or there "
     "is none of that name; 4 the cloud refuses the credentials or the role; 124 it took nothing for longer than "
-    "--patience; 130 Ctrl-C. After each of them the same call goes on where this one stopped."
+    "--patience; 130 Ctrl-C; 143 SIGTERM. After each of them the same call goes on where this one stopped."
 )
 _AGAIN: Final = (
     "How far a run has got to a cloud is kept in its folder, in files that end in .cursor. To send everything again, "
@@ -122,19 +129,21 @@ def command(
     sinks = [_opened(one, given) for one in urls]
     show = None if dry_run else display()
     sendings = [_Sending(one) for one in urls]
-    interrupted = False
+    interrupted = 0
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         for sending, sink in zip(sendings, sinks, strict=True):
             _work(sending, runs, sink, patience, show, confirm=confirm)
-    except KeyboardInterrupt:
-        interrupted = True
+    except KeyboardInterrupt as error:
+        interrupted = signal.SIGTERM if isinstance(error, _TerminatedError) else signal.SIGINT
     finally:
+        signal.signal(signal.SIGTERM, before)
         if show is not None:
             show.close()
     if interrupted:
         sent = sum(sending.total("sent") for sending in sendings)
         click.echo(f"mlops: interrupted; {counted(sent)} sent; run it again to go on", err=True)
-        ctx.exit(_INTERRUPTED)
+        ctx.exit(128 + interrupted)
     if form == "table":
         _show(sendings, given.runs_dir, dry_run=dry_run)
     else:
@@ -150,6 +159,14 @@ def command(
         )
 
 
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, which ends it as Ctrl-C does."""
+
+
+def _terminated(_number: int, _frame: object) -> None:
+    raise _TerminatedError
+
+
 # -- what to send, and where to --------------------------------------------------------------------
 
 
@@ -161,7 +178,7 @@ def _destinations(given: Settings) -> list[str]:
     if found:
         return found
     if cloud := os.environ.get("OS_CLOUD"):
-        return [f"monasca://{quote(cloud)}"]
+        return [f"monasca://{quote(cloud, safe='')}"]
     if os.environ.get("OS_AUTH_URL"):
         return ["monasca:"]
     raise click.UsageError(
@@ -251,7 +268,7 @@ def _explained(error: MlopsError, sending: _Sending, patience: int) -> MlopsErro
 
 def _as_json(sendings: Sequence[_Sending], *, dry_run: bool) -> dict[str, Any]:
     runs = [{"to": sending.url, **asdict(upload)} for sending in sendings for upload in sending.uploads]
-    names = ("sent", "before", "dropped", "refused", "left")
+    names = ("sent", "before", "dropped", "refused", "missing", "left")
     return {
         "ok": not any(sending.error for sending in sendings) and not any(run["problems"] for run in runs),
         "dry_run": dry_run,
@@ -266,7 +283,7 @@ def _as_json(sendings: Sequence[_Sending], *, dry_run: bool) -> dict[str, Any]:
 
 
 def _show(sendings: Sequence[_Sending], runs_dir: Path, *, dry_run: bool) -> None:
-    columns = {key: title for key, title in _COLUMNS.items() if not (dry_run and key == "sent")}
+    columns = _columns(sendings, dry_run=dry_run)
     for sending in sendings:
         if len(sendings) > 1:
             click.echo(click.style(sending.url, bold=True))
@@ -286,6 +303,15 @@ def _show(sendings: Sequence[_Sending], runs_dir: Path, *, dry_run: bool) -> Non
             output.hanging("", _summary(sending, dry_run=dry_run))
 
 
+def _columns(sendings: Sequence[_Sending], *, dry_run: bool) -> dict[str, str]:
+    columns = dict(_COLUMNS)
+    if dry_run:
+        del columns["sent"]
+    if not any(upload.missing for sending in sendings for upload in sending.uploads):
+        del columns["missing"]
+    return columns
+
+
 def _notes(upload: Upload) -> list[str]:
     running = ["its training goes on; what it records from now on is sent by it, or by the next upload"]
     dropped = [f"{counted(upload.dropped)} dropped: {why_dropped(upload)}"] if upload.dropped else []
@@ -302,7 +328,7 @@ def _summary(sending: _Sending, *, dry_run: bool) -> str:
         left = sending.total("left")
         return f"Nothing was sent. {counted(left)} of {runs} {'are' if left != 1 else 'is'} left for {sending.url}."
     unbegun = f" It did not come to {_counted_runs(sending.unbegun)} more." if sending.unbegun else ""
-    done = [upload for upload in sending.uploads if upload.confirmed]
+    done = [upload for upload in sending.uploads if upload.is_whole]
     confirmed = f" {sending.url} has confirmed that it has all points of {_counted_runs(len(done))}." if done else ""
     return f"{counted(sending.total('sent'))} of {runs} sent to {sending.url}.{confirmed}{unbegun}"
 

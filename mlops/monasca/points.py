@@ -40,7 +40,7 @@ __all__ = [
 
 OWN_DIMENSIONS: Final = ("run", "run_id", "hostname", "rank", "process")
 """What tells whose a series is: the run's name and id, the host, and which process of several."""
-FIXED: Final = ("run_id", "process")
+FIXED: Final = ("run_id", "rank", "process")
 
 STEP: Final = "step"
 LOGGED: Final = "logged"

@@ -19,8 +19,9 @@ Rows come process by process, each in the order in which it logged them.
 
 Times are recorded as float64 seconds, which are a quarter of a microsecond apart in this century,
 so nine digits tell them all apart: ``seconds + nanoseconds / 1e9`` gives back the very same
-float64 for every time from May 1970 to April 2262.  A time outside of that, or one that is no
-number, is in csv the float64's own text, and null in parquet.
+float64 for every time from May 1970 to April 2262; of those that do, the one of the fewest digits is
+written, so that a time to the millisecond ends in six zeros.  From 1678 to May 1970 times are to the nanosecond.
+A time outside of that, or one that is no number, is in csv the float64's own text, and null in parquet.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ HEADER: Final = ("time", "name", "value", "dimensions", "step")
 
 _ROWS: Final = 1 << 16
 _GROUP: Final = 1 << 20
-_FIRST: Final = float(1 << 23)
+_FIRST: Final = -9_214_560_000.0
 _LAST: Final = 9_223_372_036.0
 
 
@@ -141,9 +142,13 @@ def _nanoseconds(time: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[
     """Whole nanoseconds, and which of the times they are good for."""
     with np.errstate(invalid="ignore"):
         known = (time >= _FIRST) & (time < _LAST)
-    safe = np.where(known, time, _FIRST)
+    safe = np.where(known, time, 0.0)
     whole = np.floor(safe)
-    return whole.astype(np.int64) * 1_000_000_000 + np.rint((safe - whole) * 1e9).astype(np.int64), known
+    part = np.rint((safe - whole) * 1e9)
+    for unit in (1e3, 1e6):  # nanoseconds in a microsecond, in a millisecond
+        rounded = np.rint(part / unit) * unit
+        part = np.where(whole + rounded / 1e9 == safe, rounded, part)
+    return whole.astype(np.int64) * 1_000_000_000 + part.astype(np.int64), known
 
 
 # -- parquet ------------------------------------------------------------------------------------

@@ -7,12 +7,13 @@ it merely lags.  What goes wrong in a sink is warned of once and counted, and en
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
 import time
 from pathlib import Path
 
 from mlops.blocks import Columns
-from mlops.errors import MlopsError
+from mlops.errors import CloudUnavailableError, MlopsError, SinkUnavailableError
 from mlops.record import PointsReader
 from mlops.sinks._patience import patiently
 from mlops.sinks.base import DurableSink, Points, RunIdentity, Sink
@@ -78,6 +79,10 @@ class Feed:
             self.end(timeout)
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    def late(self) -> str:
+        """What is to be said where :meth:`close` was not done in time."""
+        return f"{self.label} did not finish in time; what it has not sent is in {self._path.parent}."
 
     def _work(self) -> None:
         while not self._ending.is_set():
@@ -147,7 +152,7 @@ class DurableFeed(Feed):
         except Exception as error:  # noqa: BLE001 - whatever it is, the points are in the store
             self._trouble = error
         finally:
-            self._say_what_is_left(spool)
+            self._say_what_is_left()
             spool.close()
         self._close_sink()
 
@@ -159,8 +164,15 @@ class DurableFeed(Feed):
         retrying(spool.describe)
         self._back()
 
-    def _is_over(self, _error: BaseException) -> bool:
-        return self._ending.is_set() and time.monotonic() >= self._close_by
+    def late(self) -> str:
+        """See :meth:`Feed.late`."""
+        self._said.add("left")
+        return self._left(self._trouble)
+
+    def _is_over(self, error: BaseException) -> bool:
+        """Whether to try no more: once the run has ended, what waiting does not mend is not waited for."""
+        hopeful = isinstance(error, SinkUnavailableError | CloudUnavailableError | OSError)
+        return self._ending.is_set() and (not hopeful or time.monotonic() >= self._close_by)
 
     def _wait(self, seconds: float) -> None:
         """Wait so long; the run's end cuts it short once, then its deadline does."""
@@ -184,17 +196,22 @@ class DurableFeed(Feed):
     def _back(self) -> None:
         if self._trouble is not None:
             self._trouble = None
-            _log.info("%s takes points again.", self.label)
+            say = _log.warning if "back" not in self._said else _log.info
+            self._said.add("back")
+            say("%s takes points again.", self.label)
 
-    def _say_what_is_left(self, spool: Spool) -> None:
-        if self._trouble is not None:
-            _log.warning(
-                "%s: not all points of %s had been sent when the run ended: %s Send the rest with: mlops upload %s",
-                self.label,
-                self._run.id,
-                _sentence(self._trouble),
-                self._run.id,
-            )
+    def _say_what_is_left(self) -> None:
+        if self._trouble is not None and "left" not in self._said:
+            _log.warning("%s", self._left(self._trouble))
+
+    def _left(self, trouble: BaseException | None) -> str:
+        url = self.label.partition("?")[0]
+        to = f" --to {shlex.quote(url)}" if ":" in url else ""  # else it is a sink that has no URL
+        why = f": {_sentence(trouble)}" if trouble is not None else "."
+        return (
+            f"{self.label}: not all points of {self._run.id} had been sent when the run ended{why} "
+            f"Send the rest with: mlops upload {self._run.id}{to}"
+        )
 
 
 def _sentence(error: BaseException) -> str:

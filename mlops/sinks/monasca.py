@@ -13,6 +13,7 @@ that one too is out of order, not our point.
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import unquote
@@ -23,8 +24,8 @@ from mlops.blocks import Columns
 from mlops.errors import CloudUnavailableError, RequestRefusedError, SinkUnavailableError, SinkURLError
 from mlops.monasca.about import RUN_METRIC, STATES, meta_of
 from mlops.monasca.moments import Moments
-from mlops.monasca.points import Encoder, body, encode_one, sendable
-from mlops.series import Series
+from mlops.monasca.points import FIXED, Encoder, body, encode_one, sendable
+from mlops.series import EARLIEST, LATEST, Series
 from mlops.settings import Settings
 from mlops.sinks.base import DurableSink, Points, RunIdentity, SinkURL
 from mlops.store import RunInfo
@@ -153,11 +154,9 @@ class MonascaSink(DurableSink):
 
     def describe(self, run: RunIdentity, info: RunInfo) -> None:
         """See :meth:`DurableSink.describe`: one measurement, see :mod:`mlops.monasca.about`."""
-        own = {**_own(run), **run.dimensions, "run_id": run.id}
-        own.pop("rank", None)
-        own.pop("process", None)
         state = STATES.index(info.outcome) if info.outcome in STATES else 0
-        self._control = encode_one(RUN_METRIC, own, info.started, float(state), meta_of(info))
+        started = min(max(info.started, EARLIEST), LATEST - 0.001)  # beyond these the persister ends
+        self._control = encode_one(RUN_METRIC, _of_the_run(run), started, float(state), meta_of(info))
         try:
             self.monasca.post_metrics(body([self._control]))
         except CloudUnavailableError as error:
@@ -200,7 +199,7 @@ class MonascaSink(DurableSink):
             half = len(groups) // 2
             return sum(self._try(run, part) for part in (groups[:half], groups[half:]))
         (items,) = groups
-        if len(items) == 1 or (self._is_refused(items[:1]) and self._is_refused(items[-1:])):
+        if len(items) == 1 or all(self._is_refused([items[place]]) for place in (0, -1, len(items) // 2)):
             return self._condemn(run, items, error)
         half = len(items) // 2
         return self._try(run, [items[:half]]) + self._try(run, [items[half:]])
@@ -234,7 +233,8 @@ class MonascaSink(DurableSink):
                     f"{self.where} refuses everything, also what it must take: {error.what}",
                     remedy="Its operator may have changed its rules, or it is out of order.",
                 ) from error
-            if not self._is_refused(items):
+            # As often as chance will have it: of several APIs that take turns, a broken one must not get all of these.
+            if not all(self._is_refused(items) for _ in range(random.randint(2, 3))):  # noqa: S311 - no secret
                 return 0
         series = items[0].series
         if len(items) > 1:
@@ -251,7 +251,7 @@ class MonascaSink(DurableSink):
         if self._control:
             return self._control
         moment = int(items[0].json.rpartition('"timestamp":')[2].partition(",")[0])
-        return encode_one(RUN_METRIC, {"run_id": run.id}, moment / 1000.0, 0.0, {})
+        return encode_one(RUN_METRIC, _of_the_run(run), moment / 1000.0, 0.0, {})
 
     # -- details ----------------------------------------------------------------------------------
 
@@ -259,8 +259,8 @@ class MonascaSink(DurableSink):
         key = (run.id, run.name, run.host, str(run.rank), run.process, repr(sorted(run.dimensions.items())))
         encoder = self._encoders.get(key)
         if encoder is None:
-            own = {**_own(run), **run.dimensions, "run_id": run.id}
-            encoder = self._encoders[key] = Encoder(own, lambda what: self._say(what, f"{self.where}: {what}"))
+            encoder = Encoder(_of_its_points(run), lambda what: self._say(what, f"{self.where}: {what}"))
+            self._encoders[key] = encoder
         return encoder
 
     def _without(self, columns: Columns, good: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Columns:
@@ -310,6 +310,18 @@ def _own(run: RunIdentity) -> dict[str, str]:
     if run.process:
         own["process"] = run.process
     return {key: text for key, text in own.items() if text}
+
+
+def _of_its_points(run: RunIdentity) -> dict[str, str]:
+    """The dimensions of a process's points; what tells it from others is not for the run's own to change."""
+    own = _own(run)
+    return {**own, **run.dimensions, **{key: own[key] for key in FIXED if key in own}}
+
+
+def _of_the_run(run: RunIdentity) -> dict[str, str]:
+    """The dimensions of the measurement about the run itself, whichever of its processes sends it."""
+    own = {**_own(run), **run.dimensions, "run_id": run.id}
+    return {key: text for key, text in own.items() if key not in {"rank", "process"}}
 
 
 def _later(error: CloudUnavailableError) -> SinkUnavailableError:

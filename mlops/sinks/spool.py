@@ -15,7 +15,7 @@ from typing import Any, Final
 from mlops import ring
 from mlops.blocks import Columns
 from mlops.errors import MlopsError
-from mlops.record import Gap, PointsReader, expected, known
+from mlops.record import Gap, PointsReader, expected, known, whole_info
 from mlops.sinks._cursor import Cursor
 from mlops.sinks.base import DurableSink, Points, RunIdentity
 from mlops.store import RUNNING, RunFolder, RunInfo, file_stem
@@ -193,7 +193,7 @@ class Spool:
             return
         notes = self._reader.notes
         if (notes.get("pid", info.pid), notes.get("host", info.host)) == (info.pid, info.host):
-            self._sink.describe(self._whose(info), info)
+            self._sink.describe(self._whose(info), self._whole(info))
         self._told = info
         cursor.described = info.outcome != RUNNING
         cursor.save()
@@ -298,6 +298,13 @@ class Spool:
             return self._folder.info()
         except MlopsError:
             return RunInfo(self._folder.id, self._folder.id.split("-", 2)[-1].rpartition("-")[0], 0.0)
+
+    def _whole(self, info: RunInfo) -> RunInfo:
+        """With what joined processes noted, once they have ended: their files are read for that."""
+        if info.outcome != RUNNING:
+            with contextlib.suppress(MlopsError):
+                return whole_info(self._folder)
+        return info
 
     def _whose(self, info: RunInfo) -> RunIdentity:
         """See :func:`identity_of`; where a joined process's own notes are lost, its file's name tells it apart."""

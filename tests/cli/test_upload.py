@@ -321,7 +321,7 @@ def test_programs_get_json_and_yaml(call: Call, runs_dir: Path) -> None:
     first = call("upload", "-o", "json")
     found = json.loads(first.stdout)
     assert (found["ok"], found["dry_run"], found["errors"]) == (True, False, [])
-    assert found["total"] == {"sent": 12, "before": 0, "dropped": 0, "refused": 0, "left": 0}
+    assert found["total"] == {"sent": 12, "before": 0, "dropped": 0, "refused": 0, "missing": 0, "left": 0}
     assert found["runs"] == [
         {
             "to": "monasca://mine",
@@ -334,6 +334,7 @@ def test_programs_get_json_and_yaml(call: Call, runs_dir: Path) -> None:
             "problems": [],
             "notes": [],
             "again": 0,
+            "missing": 0,
             "confirmed": True,
             "busy": False,
             "running": False,
@@ -488,7 +489,7 @@ def test_patience_that_runs_out_is_exit_code_124(call: Call, api: Api, runs_dir:
     api.always = CloudUnavailableError("It is away", remedy="Look at its address.")
     found = call("upload", "--patience", "90s")
     assert found.exit_code == 124
-    assert 90 <= sum(slept) <= 110
+    assert sum(slept) == pytest.approx(90)  # the last wait is as long as patience lasts
     assert table(found)[1] == [ID, "1,000", "0", "0", "500"]
     assert "It did not come to 1 run more." in found.stdout
     assert found.stderr.splitlines()[-2:] == [
@@ -577,9 +578,9 @@ def _sent(scripted: ScriptedCloud) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "codes"), [(signal.SIGINT, {130}), (signal.SIGTERM, {143, -15})])
+@pytest.mark.parametrize(("number", "codes"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_in_the_midst_loses_nothing(
-    scripted: ScriptedCloud, runs_dir: Path, wait_until: Wait, number: signal.Signals, codes: set[int]
+    scripted: ScriptedCloud, runs_dir: Path, wait_until: Wait, number: signal.Signals, code: int
 ) -> None:
     """While it waits for a cloud that is away: it ends at once, and what is left is sent by the next call."""
     written(runs_dir, count=2500)
@@ -590,11 +591,10 @@ def test_a_signal_in_the_midst_loses_nothing(
         wait_until(lambda: len(scripted.requests) > 3)
         running.send_signal(number)
         out, err = running.communicate(timeout=30)
-    assert running.returncode in codes
+    assert running.returncode == code
     assert "Traceback" not in err
     assert out == ""
-    if number == signal.SIGINT:
-        assert err.splitlines()[-1] == "mlops: interrupted; 2,000 points sent; run it again to go on"
+    assert err.splitlines()[-1] == "mlops: interrupted; 2,000 points sent; run it again to go on"
     assert not list(runs_dir.rglob("*.tmp"))
     scripted.requests.clear()
     scripted.usual = Reply()
@@ -682,7 +682,7 @@ def test_its_help_tells_all_there_is_to_know(call: Call) -> None:
     assert "-o, --format [table|json|yaml]" in text
     codes = re.search(r"Exit codes: (.*?) After each of them", text)
     assert codes is not None
-    assert re.findall(r"(?:^|; )(\d+) ", codes[1]) == ["0", "1", "2", "4", "124", "130"]
+    assert re.findall(r"(?:^|; )(\d+) ", codes[1]) == ["0", "1", "2", "4", "124", "130", "143"]
     assert "To send everything again, remove them" in text
     examples = found.stdout.partition("Examples")[2]
     typed = [line.strip() for line in examples.splitlines() if line.strip().startswith("mlops ")]

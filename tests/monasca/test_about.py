@@ -114,7 +114,7 @@ def test_a_measurement_that_says_little_is_a_run_all_the_same() -> None:
         {},
         {"started": "soon"},
         {"started": "nan"},
-        {"started": "-1"},
+        {"started": "-1e300"},
         {"started": "1", "ended": "inf"},
         {"started": "1", "parameters": "{"},
         {"started": "1", "parameters": "[]"},

@@ -112,16 +112,32 @@ def test_a_line_is_what_it_says(runs_dir: Path) -> None:
 
 def test_times_of_no_calendar_are_kept_as_they_are(runs_dir: Path) -> None:
     """A clock in the wrong century or none at all: the number itself in csv, null in parquet."""
-    odd = [math.nan, -1e300, 1e30, 0.1]
+    odd = [math.nan, -1e300, 1e30, 1e10]
     run = Written(runs_dir)
     run.columns(
         Columns(np.array(odd), np.zeros(4), np.zeros(4, np.uint32), np.zeros(4, np.uint32)), {0: Series("train.loss")}
     )
     out = io.StringIO()
     report.export(run.read(), out)
-    assert [line[0] for line in _read_csv(out.getvalue())[1:]] == ["nan", "-1e+300", "1e+30", "0.1"]
+    assert [line[0] for line in _read_csv(out.getvalue())[1:]] == ["nan", "-1e+300", "1e+30", "10000000000.0"]
     report.export(run.read(), runs_dir / "a.parquet", "parquet")
     assert pyarrow.parquet.read_table(runs_dir / "a.parquet")["time"].null_count == 4
+
+
+def test_times_before_1970_are_times(runs_dir: Path) -> None:
+    """A clock that began in 1869, or in 1970: to the nanosecond; milliseconds end in zeros."""
+    odd = [-3187296000.5, 0.1, 1795390000.221]
+    run = Written(runs_dir)
+    run.columns(
+        Columns(np.array(odd), np.zeros(3), np.zeros(3, np.uint32), np.zeros(3, np.uint32)), {0: Series("train.loss")}
+    )
+    out = io.StringIO()
+    report.export(run.read(), out)
+    assert [line[0] for line in _read_csv(out.getvalue())[1:]] == [
+        "1868-12-31T23:59:59.500000000Z",
+        "1970-01-01T00:00:00.100000000Z",
+        "2026-11-22T23:26:40.221000000Z",
+    ]
 
 
 def test_rows_go_to_a_stream_a_block_at_a_time(runs_dir: Path) -> None:

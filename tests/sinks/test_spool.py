@@ -265,6 +265,16 @@ def test_the_end_of_a_run_is_told_once(runs_dir: Path) -> None:
     again.close()
 
 
+def test_what_joined_processes_noted_is_told_once_all_have_ended(runs_dir: Path) -> None:
+    """A notebook's own parameters are known to its kernel, and not to the command that owns the run."""
+    run = WrittenRun(runs_dir, parameters={"lr": 1})
+    run.whole([numbered(3)], pid=2, process="node-1-2-0", parameters={"lr": 2, "model": "ResNet"})
+    sink = Ledger()
+    deliver(run.whole([numbered(3)]), sink)
+    ((_, info),) = sink.told
+    assert info.parameters == {"lr": 1, "model": "ResNet"}
+
+
 # -- a file that is damaged, or cannot be read for a while ------------------------------------------
 
 
