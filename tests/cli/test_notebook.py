@@ -80,7 +80,7 @@ def test_a_name_that_monasca_refuses_is_mended(process: Process, tmp_path: Path)
     done = process("notebook", str(odd), "--device", "none")
     assert done.returncode == 0, done.stderr
     folder = _only(tmp_path / "runs")
-    assert folder.info().name == "a _b__ (c)"
+    assert folder.info().name == "a__b___(c)"
     assert "hello" in (folder.path / odd.name).read_text("utf-8")
 
 

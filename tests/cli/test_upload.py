@@ -252,6 +252,7 @@ def test_what_was_dropped_is_told_apart(call: Call, api: Api, runs_dir: Path) ->
         "before": 8,
         "dropped": 6,
         "refused": 4,
+        "missing": 0,
         "left": 0,
     }
 
@@ -578,7 +579,7 @@ def _sent(scripted: ScriptedCloud) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "codes"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_in_the_midst_loses_nothing(
     scripted: ScriptedCloud, runs_dir: Path, wait_until: Wait, number: signal.Signals, code: int
 ) -> None:

@@ -249,7 +249,7 @@ def test_trouble_on_the_way_is_waited_out(monasca: Monasca, sent: RunFolder, mon
 def test_who_may_not_read_is_told(cloud: str, error: type[Exception], said: str) -> None:
     """Role, credentials, project, catalogue and configuration each have their own sentence, at once."""
     with pytest.raises(error, match=said):
-        report.read("last", source="monasca", cloud=cloud)
+        report.read("one-of-ours", source="monasca", cloud=cloud)
 
 
 def test_runs_are_found_by_the_api_alone(sent: RunFolder, tmp_path: Path) -> None:
