@@ -72,6 +72,9 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "git_commit": (str,),
     "notes": (dict,),
 }
+_WITHOUT_FILE: Final = (
+    "The points files beside it are unharmed; once it is moved away, they can be read without what it says."
+)
 _FIRST_MOMENT: Final = -62135596800.0
 _LAST_MOMENT: Final = 253402300800.0
 """The years 1 and 10000: other times cannot be shown."""
@@ -272,10 +275,10 @@ class RunFolder:
             info = RunInfo.from_json(content)
         except FileNotFoundError:
             return self._info_without_file()
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise StoreError(
-                f"Cannot read {path}: {error}", remedy="The points files beside it are unharmed; move it away to go on."
-            ) from error
+        except OSError as error:
+            raise StoreError(f"Cannot read {path}: {error.strerror}", remedy=_WITHOUT_FILE) from error
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise StoreError(f"Cannot read {path}: it is damaged ({error})", remedy=_WITHOUT_FILE) from error
         if info.outcome == RUNNING and self._owner_is_dead(info):
             info.outcome = "killed"
             info.reason = "its process ended without a word (kill -9, SIGTERM, out of memory, power)"

@@ -134,7 +134,7 @@ def test_times_before_1970_are_times(runs_dir: Path) -> None:
     out = io.StringIO()
     report.export(run.read(), out)
     assert [line[0] for line in _read_csv(out.getvalue())[1:]] == [
-        "1868-12-31T23:59:59.500000000Z",
+        "1868-12-30T23:59:59.500000000Z",
         "1970-01-01T00:00:00.100000000Z",
         "2026-11-22T23:26:40.221000000Z",
     ]

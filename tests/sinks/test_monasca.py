@@ -210,7 +210,7 @@ def test_a_refused_series_is_found_by_its_name_not_by_its_points() -> None:
     found.pop(RUN_METRIC, None)
     assert found == wanted
     assert (sink.sent, sink.dropped) == (800, 200)
-    assert len(api.posts) <= 20
+    assert len(api.posts) <= 24
 
 
 def test_one_point_of_a_series_does_not_cost_the_series(warned: Callable[[], list[str]]) -> None:
