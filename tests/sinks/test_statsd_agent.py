@@ -111,14 +111,18 @@ def test_a_run_arrives_exactly(agent: Agent, runs_dir: Path, monkeypatch: pytest
         run.log({"valid.loss": 0.25, "train.loss": float("nan")})
     agent.cloud.wait_for("valid.loss.count", **dimensions)
     (sink,) = run.sinks
-    assert (sink.sent, sink.dropped) == (361, 1)
+    assert (sink.sent, sink.dropped) == (362, 1)  # with mlops.not_finite_points, which tells of the dropped one
 
     measurements = agent.cloud.measurements(**dimensions)
     common = {"hostname": HOSTNAME, "rank": "1", "run": "exact", "team": "vision"}
     for one in measurements:
-        uuid = {"uuid": "GPU-1"} if one.name.startswith("gpu.") else {}
-        assert one.dimensions == common | uuid
-    names = ("train.loss", "train.lr", "gpu.power_watts", "valid.loss")
+        own: dict[str, str] = {}
+        if one.name.startswith("gpu."):
+            own = {"uuid": "GPU-1"}
+        elif one.name.startswith("mlops."):
+            own = {"metric": "train.loss"}
+        assert one.dimensions == common | own
+    names = ("train.loss", "train.lr", "gpu.power_watts", "valid.loss", "mlops.not_finite_points")
     values = by_name(measurements)
     assert set(values) == {name + suffix for name, suffix in itertools.product(names, SUFFIXES)}
     record = read_run(RunFolder(run.dir))
