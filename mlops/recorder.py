@@ -39,12 +39,17 @@ from mlops.errors import SeriesError
 from mlops.ring import POINT, SUFFIX, Buffer
 from mlops.series import Mender, Series, as_number
 from mlops.store import PointsWriter
+from mlops.tensors import Arrivals, is_tensor
 
 __all__ = ["Recorder"]
 
 DEFAULT_SLOTS: Final = 1 << 16
 _HEARTBEAT: Final = 30.0
 _NOTHING: Final = Columns.join(())
+_PLAIN: Final = (bool, int, np.float64, np.float32, np.float16, np.int64, np.int32)
+"""Types of which float() makes a number, and nothing else."""
+_LATE_SECONDS: Final = 2.0
+"""How long the end waits for a GPU that has not reached the last values yet."""
 
 Watch = Callable[[Columns, Sequence[Series]], Sequence[tuple[Series, float]]]
 
@@ -63,6 +68,7 @@ class Recorder:
         watch: given points on the drain thread once they are in the file (and about every ``interval``
             none), with what their series ids stand for; the values that it gives back are recorded too, of
             which it is not told.
+        arrivals: brings what is logged while it is on a GPU; for tests.
         clock: seconds since the epoch.
 
     Raises:
@@ -83,6 +89,7 @@ class Recorder:
         interval: float = 0.5,
         on_fold: Callable[[], None] | None = None,
         watch: Watch | None = None,
+        arrivals: Arrivals | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.path = path
@@ -104,6 +111,10 @@ class Recorder:
         self._named: list[Series] = []
         self._mender = Mender(most=math.inf)
         self._undefined_until = -math.inf
+        self._arrivals = arrivals or Arrivals()
+        self._arrivals.on_many = self._ring_bell
+        self._landed = _NOTHING
+        self._kinds: dict[type, Callable[[Any, Any, float], float | None]] = dict.fromkeys(_PLAIN, self._of_float)
         self._writer = PointsWriter(path)
         self._ring = Buffer(path.with_suffix(SUFFIX), max(64, slots))
         self._warn_of_memory()
@@ -122,7 +133,7 @@ class Recorder:
 
     def _make_log(self) -> Callable[..., None]:
         """``log`` as a closure: a local is read three times as fast as an attribute."""
-        buffer, pack, clock, ids = self._ring.memory, POINT.pack_into, self._clock, self._ids
+        buffer, pack, clock, ids, kinds = self._ring.memory, POINT.pack_into, self._clock, self._ids, self._kinds
         take: Callable[[], Any] = self._ring.free.popleft
         admit, admit_all, refuse, ring_bell = self._admit, self._admit_all, self._refuse, self._ring_bell
 
@@ -134,16 +145,17 @@ class Recorder:
             try:
                 for name in values:
                     value = values[name]
-                    if value.__class__ is float:
-                        try:
-                            number = ids[name]
-                            pack(buffer, take(), now, value, 0, number, now, value, 0, number)
-                        except LookupError:
-                            admit(name, value, now)
-                        except TypeError:
-                            ring_bell()
-                            admit(name, value, now)
-                    else:
+                    if value.__class__ is not float:
+                        value = (kinds.get(value.__class__) or admit)(name, value, now)
+                        if value is None:
+                            continue
+                    try:
+                        number = ids[name]
+                        pack(buffer, take(), now, value, 0, number, now, value, 0, number)
+                    except LookupError:
+                        admit(name, value, now)
+                    except TypeError:
+                        ring_bell()
                         admit(name, value, now)
             except Exception as error:  # noqa: BLE001 - nothing leaves a training loop
                 refuse(values, error)
@@ -152,27 +164,49 @@ class Recorder:
 
     def series(self, series: Series) -> Callable[[float], None]:
         """A function that logs one value of one series: ``log`` without looking up the name."""
-        buffer, pack, clock = self._ring.memory, POINT.pack_into, self._clock
+        buffer, pack, clock, kinds = self._ring.memory, POINT.pack_into, self._clock, self._kinds
         take: Callable[[], Any] = self._ring.free.popleft  # None among the slots is a trip wire
         admit, ring_bell = self._admit, self._ring_bell
         number = self._define(series)
         if number is None:
             return lambda value: admit(series, value, clock())
 
-        def put(value: float) -> None:
-            if value.__class__ is float:
-                try:
-                    now = clock()
-                    pack(buffer, take(), now, value, 0, number, now, value, 0, number)
-                except LookupError:
-                    admit(series, value, now)
-                except TypeError:
-                    ring_bell()
-                    admit(series, value, now)
-            else:
-                admit(series, value, clock())
+        def put(value: Any) -> None:
+            now = clock()
+            if value.__class__ is not float:
+                value = (kinds.get(value.__class__) or admit)(series, value, now)
+                if value is None:
+                    return
+            try:
+                pack(buffer, take(), now, value, 0, number, now, value, 0, number)
+            except LookupError:
+                admit(series, value, now)
+            except TypeError:
+                ring_bell()
+                admit(series, value, now)
 
         return put
+
+    def _of_float(self, what: str | Series, value: Any, now: float) -> float | None:
+        """An int or a numpy scalar: a number, if a float can be as large."""
+        try:
+            return float(value)
+        except OverflowError:
+            self._admit(what, value, now)
+            return None
+
+    def _of_tensor(self, what: str | Series, value: Any, now: float) -> float | None:
+        """A tensor that is here costs what its ``item()`` costs; one on a GPU is fetched meanwhile."""
+        try:
+            if self._arrivals.holds(value):
+                if self._fetch(what, value, now, 0):
+                    return None
+            elif (number := value.item()).__class__ is float:
+                return number
+        except Exception:  # noqa: BLE001, S110 - the slow road tries again, and says what is wrong
+            pass
+        self._admit(what, value, now)
+        return None
 
     # -- the slow road ------------------------------------------------------------------------
 
@@ -199,6 +233,10 @@ class Recorder:
     def _admit(self, what: str | Series, value: object, now: float, step: int | None = None) -> None:
         """One point by the slow road: whatever is unusual about it is dealt with here."""
         try:
+            if is_tensor(value.__class__):
+                self._kinds[value.__class__] = self._of_tensor
+                if self._arrivals.holds(value) and self._fetch(what, value, now, self._marked_step(step)):
+                    return
             number = value if value.__class__ is float else as_number(value)
         except Exception as error:  # noqa: BLE001 - a tensor on a dead device raises whatever it likes
             self.refused += 1
@@ -222,6 +260,22 @@ class Recorder:
                 continue
             POINT.pack_into(self._ring.memory, offset, now, number, marked, series_id, now, number, marked, series_id)
             return
+
+    def _fetch(self, what: str | Series, value: Any, now: float, marked: int) -> bool:
+        """Have a tensor brought here from its GPU; ``False`` where only waiting for it will do."""
+        if self._writing_thread == threading.get_ident():  # a signal handler, see _writing
+            return False
+        number = self._id_of(what)
+        if number is None:
+            return True
+        if self._state != "open":
+            self._no_slot(what)
+            return True
+        try:
+            self._arrivals.take(value, now, marked, number)
+        except IndexError:
+            self._no_slot(what)
+        return True
 
     def _marked_step(self, step: int | None) -> int:
         if step is None:
@@ -377,6 +431,8 @@ class Recorder:
         try:
             while self.fold():
                 pass
+            while self._land():
+                pass
             self._look(_NOTHING)
         except Exception:  # noqa: BLE001 - the drain thread must outlive whatever goes wrong in one pass
             self.warn_once("drain", "The recorder failed in a way that it should not; please report this.")
@@ -411,6 +467,43 @@ class Recorder:
         if len(columns):
             self._look(columns)
         return True
+
+    def _land(self) -> bool:
+        """Move what has arrived from a GPU into the file; True if there may be more. For the drain thread.
+
+        It has slots of its own and needs none of the buffer's.
+        """
+        landed = self._landed if len(self._landed) else self._arrivals.arrived(ending=self._state != "open")
+        if not len(landed):
+            return False
+        self._landed = landed
+        try:
+            with self._writing():
+                self._writer.write_points(landed, self._ring.next)
+        except OSError as error:
+            self._cannot_write(error)
+            return False
+        self._landed = _NOTHING
+        self._unsynced = True
+        self.not_finite += int(np.count_nonzero(~np.isfinite(landed.value)))
+        self._look(landed)
+        return True
+
+    def _wait_for_arrivals(self) -> None:
+        """At the end: a GPU that works off its queue gets a while for it, one that is dead costs no more."""
+        deadline = time.monotonic() + _LATE_SECONDS
+        while self._arrivals.waiting and time.monotonic() < deadline:
+            if not self._land():
+                time.sleep(0.001)
+        while self._land():
+            pass
+        if late := self._arrivals.give_up():
+            self.dropped += late
+            self.warn_once(
+                "late",
+                f"{late} values were logged on a GPU and had not come from it {_LATE_SECONDS:g} s after the end; they "
+                "are not recorded. Where it is well, wait for it (torch.cuda.synchronize()) before the run ends.",
+            )
 
     def _look(self, columns: Columns) -> None:
         """Show points to the watch, and write what it says of them behind them: no slot is needed for that."""
@@ -452,6 +545,7 @@ class Recorder:
     def _finish(self) -> None:
         self._ring.free.clear()
         self._pass()
+        self._wait_for_arrivals()
         with self._lock:
             self._state = "closed"
             try:
@@ -490,6 +584,7 @@ class Recorder:
         """The child shares the mapping and the file with its parent, and must never touch either."""
         self._ring.free.clear()
         self._state = "forked"
+        self._arrivals = Arrivals()
         self._writing_thread = 0
         self._lock = threading.RLock()
         self._writer.abandon()
