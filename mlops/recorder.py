@@ -39,7 +39,7 @@ from mlops.errors import SeriesError
 from mlops.ring import POINT, SUFFIX, Buffer
 from mlops.series import Mender, Series, as_number
 from mlops.store import PointsWriter
-from mlops.tensors import Arrivals, is_tensor
+from mlops.tensors import LATE, Arrivals, is_tensor
 
 __all__ = ["Recorder"]
 
@@ -48,6 +48,8 @@ _HEARTBEAT: Final = 30.0
 _NOTHING: Final = Columns.join(())
 _PLAIN: Final = (bool, int, np.float64, np.float32, np.float16, np.int64, np.int32)
 """Types of which float() makes a number, and nothing else."""
+_PATIENCE: Final = 10.0
+"""Seconds for which a GPU may bring nothing until its values lose their places."""
 _LATE_SECONDS: Final = 2.0
 """How long the end waits for a GPU that has not reached the last values yet."""
 
@@ -112,8 +114,7 @@ class Recorder:
         self._mender = Mender(most=math.inf)
         self._undefined_until = -math.inf
         self._arrivals = arrivals or Arrivals()
-        self._arrivals.on_many = self._ring_bell
-        self._landed = _NOTHING
+        self._awaited: float | None = None
         self._kinds: dict[type, Callable[[Any, Any, float], float | None]] = dict.fromkeys(_PLAIN, self._of_float)
         self._writer = PointsWriter(path)
         self._ring = Buffer(path.with_suffix(SUFFIX), max(64, slots))
@@ -162,7 +163,7 @@ class Recorder:
 
         return log
 
-    def series(self, series: Series) -> Callable[[float], None]:
+    def series(self, series: Series) -> Callable[[Any], None]:
         """A function that logs one value of one series: ``log`` without looking up the name."""
         buffer, pack, clock, kinds = self._ring.memory, POINT.pack_into, self._clock, self._kinds
         take: Callable[[], Any] = self._ring.free.popleft  # None among the slots is a trip wire
@@ -249,33 +250,41 @@ class Recorder:
         series_id = self._id_of(what)
         if series_id is None:
             return
-        for _ in range(3):  # a trip wire, then possibly another one, then a slot
-            try:
-                offset = self._ring.free.popleft()
-            except IndexError:
-                self._no_slot(what)
-                return
-            if offset is None:
-                self._ring_bell()
-                continue
+        try:
+            offset = self._slot()
+        except IndexError:
+            self._no_slot(what)
+        else:
             POINT.pack_into(self._ring.memory, offset, now, number, marked, series_id, now, number, marked, series_id)
-            return
 
     def _fetch(self, what: str | Series, value: Any, now: float, marked: int) -> bool:
-        """Have a tensor brought here from its GPU; ``False`` where only waiting for it will do."""
+        """Have a tensor brought here from its GPU; ``False`` where only waiting for it will do.
+
+        The point's slot is taken now, so that it keeps its place among the others, and filled by :meth:`_land`.
+        """
         if self._writing_thread == threading.get_ident():  # a signal handler, see _writing
             return False
         number = self._id_of(what)
         if number is None:
             return True
-        if self._state != "open":
-            self._no_slot(what)
-            return True
-        try:
-            self._arrivals.take(value, now, marked, number)
-        except IndexError:
+        place, departure = None, None
+        if self._state == "open":
+            try:
+                departure = self._arrivals.begin(value)
+                place = self._slot()
+            except IndexError:
+                pass
+        if departure is not None:
+            self._arrivals.describe(departure, place, now, marked, number)
+        if place is None:
             self._no_slot(what)
         return True
+
+    def _slot(self) -> int:
+        """A slot of the buffer. IndexError: there is none."""
+        while (offset := self._ring.free.popleft()) is None:  # a trip wire
+            self._ring_bell()
+        return offset
 
     def _marked_step(self, step: int | None) -> int:
         if step is None:
@@ -429,9 +438,9 @@ class Recorder:
 
     def _pass(self) -> None:
         try:
-            while self.fold():
-                pass
             while self._land():
+                pass
+            while self.fold():
                 pass
             self._look(_NOTHING)
         except Exception:  # noqa: BLE001 - the drain thread must outlive whatever goes wrong in one pass
@@ -442,7 +451,7 @@ class Recorder:
 
     def fold(self) -> bool:
         """Move filled slots into the file; True if there may be more. For the drain thread."""
-        columns, length = self._ring.filled(ending=self._state != "open")
+        columns, length = self._ring.filled(ending=self._state != "open", expects=self._arrivals.expects)
         if not length:
             if self._ring.waits:
                 time.sleep(0.001)
@@ -469,39 +478,42 @@ class Recorder:
         return True
 
     def _land(self) -> bool:
-        """Move what has arrived from a GPU into the file; True if there may be more. For the drain thread.
+        """Put what has arrived from a GPU where it belongs; True if there may be more. For the drain thread.
 
-        It has slots of its own and needs none of the buffer's.
+        What takes longer than :data:`_PATIENCE` loses its place, so that nothing is held up by it, and is recorded
+        behind the others once it comes.
         """
-        landed = self._landed if len(self._landed) else self._arrivals.arrived(ending=self._state != "open")
-        if not len(landed):
-            return False
-        self._landed = landed
-        try:
-            with self._writing():
-                self._writer.write_points(landed, self._ring.next)
-        except OSError as error:
-            self._cannot_write(error)
-            return False
-        self._landed = _NOTHING
-        self._unsynced = True
-        self.not_finite += int(np.count_nonzero(~np.isfinite(landed.value)))
-        self._look(landed)
-        return True
+        here = self._arrivals.arrived(ending=self._state != "open")
+        if here is not None:
+            self._awaited = None
+            late = here.place == LATE
+            kept = ~late
+            self._ring.fill(here.place[kept], here.time[kept], here.value[kept], here.step[kept], here.series[kept])
+            if late.any():
+                self._write_beside(
+                    Columns(here.time[late], here.value[late], here.series[late] - np.uint32(1), here.step[late])
+                )
+            return True
+        if not self._arrivals.waiting:
+            self._awaited = None
+        elif self._awaited is None:
+            self._awaited = time.monotonic()
+        elif time.monotonic() - self._awaited > _PATIENCE:
+            self._ring.void(self._arrivals.release_places())
+        return False
 
-    def _wait_for_arrivals(self) -> None:
+    def _await_arrivals(self) -> None:
         """At the end: a GPU that works off its queue gets a while for it, one that is dead costs no more."""
         deadline = time.monotonic() + _LATE_SECONDS
         while self._arrivals.waiting and time.monotonic() < deadline:
             if not self._land():
                 time.sleep(0.001)
-        while self._land():
-            pass
-        if late := self._arrivals.give_up():
-            self.dropped += late
+        self._ring.void(self._arrivals.release_places())
+        if lost := self._arrivals.give_up():
+            self.dropped += lost
             self.warn_once(
                 "late",
-                f"{late} values were logged on a GPU and had not come from it {_LATE_SECONDS:g} s after the end; they "
+                f"{lost} values were logged on a GPU and had not come from it {_LATE_SECONDS:g} s after the end; they "
                 "are not recorded. Where it is well, wait for it (torch.cuda.synchronize()) before the run ends.",
             )
 
@@ -520,16 +532,27 @@ class Recorder:
         try:
             with self._writing():
                 numbers = [self._series.get(series) or self._write_series(series) for series, _ in told]
-                own = Columns(
-                    np.full(len(told), now),
-                    np.array([value for _, value in told], np.float64),
-                    np.array(numbers, np.uint32) - np.uint32(1),
-                    np.zeros(len(told), np.uint32),
-                )
-                self._writer.write_points(own, self._ring.next)
-            self._unsynced = True
         except OSError as error:
             self.dropped += len(told)
+            self._cannot_write(error)
+            return
+        self._write_beside(
+            Columns(
+                np.full(len(told), now),
+                np.array([value for _, value in told], np.float64),
+                np.array(numbers, np.uint32) - np.uint32(1),
+                np.zeros(len(told), np.uint32),
+            )
+        )
+
+    def _write_beside(self, columns: Columns) -> None:
+        """Write points that have no slot behind those that had one."""
+        try:
+            with self._writing():
+                self._writer.write_points(columns, self._ring.next)
+            self._unsynced = True
+        except OSError as error:
+            self.dropped += len(columns)
             self._cannot_write(error)
 
     def _sync(self) -> bool:
@@ -544,8 +567,8 @@ class Recorder:
 
     def _finish(self) -> None:
         self._ring.free.clear()
+        self._await_arrivals()
         self._pass()
-        self._wait_for_arrivals()
         with self._lock:
             self._state = "closed"
             try:

@@ -14,7 +14,7 @@ import mmap
 import os
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +31,8 @@ SUFFIX: Final = ".ring"
 SLOT_BYTES: Final = 64
 POINT: Final = struct.Struct("<ddIIddII")
 _WORDS: Final = POINT.size // 16
+_VOID: Final = 0xFFFFFFFF
+"""Stands for a series in a slot whose point came too late, or never: it is passed over."""
 
 
 _FIRST_LOOK: Final = 256
@@ -79,7 +81,9 @@ class Buffer:
         self._view = np.frombuffer(self.memory, np.uint64).reshape(slots, SLOT_BYTES // 8)
         self._give_back(0, slots)
 
-    def filled(self, *, ending: bool = False) -> tuple[Columns, int]:
+    def filled(
+        self, *, ending: bool = False, expects: Callable[[int], bool] = lambda _place: False
+    ) -> tuple[Columns, int]:
         """The points that wait at :attr:`next`, up to the buffer's end, and how many slots they fill.
 
         A slot that was taken and never filled, because an exception came in between, is stepped
@@ -87,6 +91,7 @@ class Buffer:
 
         Args:
             ending: nobody takes slots any more, so that a hole need not be waited for.
+            expects: whether a slot, by its first byte, is going to be filled by :meth:`fill`, so that it is no hole.
         """
         stop = min(self.next + _FIRST_LOOK, self.slots)
         while (length := self._whole(stop)) == stop - self.next and stop < min(self.slots, self.next + _MOST):
@@ -94,7 +99,36 @@ class Buffer:
         if length:
             self._looks = 0
             return columns(self._view[self.next : self.next + length]), length
-        return Columns.join(()), int(self._abandoned(ending=ending))
+        promised = expects(self.next * SLOT_BYTES)
+        return Columns.join(()), int(not promised and self._abandoned(ending=ending))
+
+    def fill(
+        self,
+        places: NDArray[np.int64],
+        time: NDArray[np.float64],
+        value: NDArray[np.float64],
+        step: NDArray[np.uint32],
+        series: NDArray[np.uint32],
+    ) -> None:
+        """Put points into slots that were taken for them.
+
+        Args:
+            places: the first byte of each slot.
+            time: seconds since the epoch.
+            value: of the points.
+            step: 0 for none, else step + 1.
+            series: the series' id + 1.
+        """
+        rows = np.zeros((len(places), SLOT_BYTES // 8), np.uint64)
+        rows[:, 0] = rows[:, _WORDS] = time.view(np.uint64)
+        rows[:, 1] = rows[:, _WORDS + 1] = value.view(np.uint64)
+        rows[:, 2] = rows[:, _WORDS + 2] = step.astype(np.uint64) | series.astype(np.uint64) << np.uint64(32)
+        self._view[places // SLOT_BYTES] = rows
+
+    def void(self, places: NDArray[np.int64]) -> None:
+        """Let slots that were taken for points be passed over, since these come later or not at all."""
+        nothing, none = np.zeros(len(places)), np.zeros(len(places), np.uint32)
+        self.fill(places, nothing, nothing, none, none + np.uint32(_VOID))
 
     def release(self, length: int, *, reuse: bool) -> None:
         """Empty this many slots from :attr:`next` on, whose points are in the points file.
@@ -169,6 +203,9 @@ def valid(slots: NDArray[np.uint64]) -> NDArray[np.bool_]:
 def columns(slots: NDArray[np.uint64]) -> Columns:
     """The points in these slots, all of which must be :func:`valid`; copies, not views."""
     last = slots[:, _WORDS - 1]
+    void = last >> np.uint64(32) == _VOID
+    if void.any():
+        slots, last = slots[~void], last[~void]
     return Columns(
         time=slots[:, 0].copy().view(np.float64),
         value=slots[:, 1].copy().view(np.float64),

@@ -142,7 +142,7 @@ class Run:
         """
         self._recorder.log(values, step=step, time=time)
 
-    def series(self, name: str, dimensions: Mapping[str, str | int | float] | None = None) -> Callable[[float], None]:
+    def series(self, name: str, dimensions: Mapping[str, str | int | float] | None = None) -> Callable[[Any], None]:
         """A function that records one value of one series, quicker than :meth:`log`.
 
         Args:

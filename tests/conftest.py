@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import tempfile
@@ -14,6 +15,9 @@ import pytest
 from mlops import run as run_module
 
 pytest_plugins = ["tests.testbed.fixtures"]
+
+collect_ignore = [] if importlib.util.find_spec("torch") else ["test_tensors.py"]
+"""Where torch is not installed, as on the other Pythons, what is about its tensors is not collected."""
 
 DEADLINE = 30.0
 """Seconds after which a condition that a test waits for counts as never coming."""

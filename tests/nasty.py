@@ -207,7 +207,7 @@ _others: st.SearchStrategy[Any] = st.one_of(
     st.sampled_from(["5", "nan", ""]).map(np.str_),
     st.sampled_from(["5", "x"]).map(np.array),
     st.sampled_from(
-        [np.datetime64(5, "ns"), np.datetime64("nat"), np.timedelta64(5, "ns"), np.ma.masked, np.void(b"5")]
+        [np.datetime64(5, "ns"), np.datetime64("nat", "ns"), np.timedelta64(5, "ns"), np.ma.masked, np.void(b"5")]
     ),
     st.sampled_from(
         [np.array([1.0, 2.0]), np.empty(0), np.ma.array([1.0], mask=True), np.array([None]), np.array("x", "O")]

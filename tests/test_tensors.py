@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,6 @@ from mlops.recorder import Recorder
 from mlops.series import Series
 from mlops.tensors import Arrivals, is_tensor
 
-torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 Wait = Callable[[Callable[[], object]], None]
 
@@ -40,19 +40,24 @@ class Queue(Arrivals):
         """Every tensor is taken to be on it."""
         return True
 
+    @property
+    def free(self) -> int:
+        """How many slots are free."""
+        return self._slots if self._lane is None else len(self._lane.free)
+
     def work(self, most: int | None = None) -> None:
         """Do the next copies."""
         for _ in range(len(self.pending) if most is None else most):
             slot, value = self.pending.pop(0)
             slot.copy_(value)
 
-    def _memory(self, kind: Any) -> Any:
-        return torch.empty(self._slots, dtype=kind)
+    def _memory(self) -> Any:
+        return torch.empty(self._slots, dtype=torch.float64)
 
     def _is_capturing(self) -> bool:
         return self.capturing
 
-    def _copy(self, slot: Any, value: Any) -> None:  # type: ignore[override] # no static one here
+    def _copy(self, slot: Any, value: Any) -> None:
         if self.broken:
             raise RuntimeError("CUDA error: device-side assert triggered")
         self.pending.append((slot, value.detach().clone()))
@@ -72,6 +77,11 @@ def recorder(tmp_path: Path, queue: Queue) -> Iterator[Recorder]:
     queue.broken = True
     queue.work()
     made.close()
+
+
+def log(queue: Queue, value: Any, place: int = 0) -> None:
+    """What a recorder does with a tensor."""
+    queue.describe(queue.begin(value), place, 1.0, 0, 1)
 
 
 def read(path: Path) -> list[tuple[str, float, int]]:
@@ -150,23 +160,25 @@ def test_nan_is_no_mark(recorder: Recorder, queue: Queue, kind: Any) -> None:
 @given(works=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=30))
 @settings(deadline=None, max_examples=50)
 def test_values_arrive_in_order_through_few_slots(works: list[tuple[int, int]]) -> None:
-    """However logging and the GPU take turns, each type's values come in the order of logging, and once."""
+    """However logging and the GPU take turns, values of all types come in the order of logging, and once."""
     queue = Queue(slots=16)
-    logged, here, number = 0, [], 0
+    kinds = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64]
+    number = 0
+    here: list[tuple[int, float]] = []
     for more, done in works:
         for _ in range(more):
             try:
-                queue.take(torch.tensor(float(number)), 1.0, 0, 5)
-                logged += 1
-                number += 1
+                log(queue, torch.tensor(number, dtype=kinds[number % len(kinds)]), place=number)
             except IndexError:
                 break
+            number += 1
         queue.work(min(done, len(queue.pending)))
-        here += queue.arrived().value.tolist()
+        if (part := queue.arrived()) is not None:
+            here += zip(part.place.tolist(), part.value.tolist(), strict=True)
     queue.work()
-    while len(part := queue.arrived()):
-        here += part.value.tolist()
-    assert here == [float(value) for value in range(logged)]
+    while (part := queue.arrived()) is not None:
+        here += zip(part.place.tolist(), part.value.tolist(), strict=True)
+    assert here == [(value, float(torch.tensor(value, dtype=kinds[value % len(kinds)]))) for value in range(number)]
     assert queue.waiting == 0
 
 
@@ -207,18 +219,15 @@ def test_a_tensor_that_is_no_number_is_refused(
 
 
 def test_a_copy_that_fails_costs_its_own_value_only(
-    recorder: Recorder, queue: Queue, caplog: pytest.LogCaptureFixture
+    recorder: Recorder, queue: Queue, caplog: pytest.LogCaptureFixture, wait_until: Wait
 ) -> None:
     """A device that is dead raises at every copy: that is warned of once, and slots are not lost by it."""
-    recorder.log({"a": torch.tensor(1.0)})
-    queue.work()
     queue.broken = True
     with caplog.at_level(logging.WARNING, "mlops"):
-        for _ in range(200):
+        for number in range(200):
             recorder.log({"a": torch.tensor(2.0)})
-            queue.arrived()
+            wait_until(lambda number=number: recorder.refused == number + 1 and queue.free > 1)  # type: ignore[misc]
     queue.broken = False
-    assert recorder.refused == 200
     assert recorder.dropped == 0
     assert len([record for record in caplog.records if "device-side assert" in record.getMessage()]) == 1
 
@@ -236,6 +245,56 @@ def test_what_is_logged_while_a_graph_is_captured_is_refused(
     queue.work()
     recorder.close()
     assert [value for _, value, _ in read(recorder.path)] == [1.0]
+
+
+def test_points_keep_their_places_among_those_that_were_here_at_once(
+    recorder: Recorder, queue: Queue, wait_until: Wait
+) -> None:
+    """An epoch's end stands behind its losses, though these arrive later; what is behind waits in the buffer."""
+    recorder.log({"a": torch.tensor(1.0), "b": 2.0})
+    recorder.log({"a": torch.tensor(3.0)})
+    recorder.log({"b": 4.0})
+    queue.work(1)
+    wait_until(lambda: len(read(recorder.path)) == 2)
+    reader = PointsReader(recorder.path)
+    assert sum(len(part) for part in reader.read()) == 2
+    left = reader.read_buffer()
+    assert left is not None
+    assert left.value.tolist() == [4.0]
+    queue.work()
+    recorder.close()
+    assert [value for _, value, _ in read(recorder.path)] == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_gpu_that_brings_nothing_for_long_holds_up_nothing(
+    recorder: Recorder, queue: Queue, wait_until: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its values lose their places, so that what was metered meanwhile is seen, and are recorded when they come."""
+    monkeypatch.setattr("mlops.recorder._PATIENCE", 0.05)
+    for value in range(3):
+        recorder.log({"a": torch.tensor(float(value)), "b": 10.0 + value})
+    wait_until(lambda: len(read(recorder.path)) == 3)
+    recorder.log({"b": 20.0})
+    queue.work()
+    wait_until(lambda: len(read(recorder.path)) == 7)
+    recorder.close()
+    assert sorted(value for name, value, _ in read(recorder.path) if name == "a") == [0.0, 1.0, 2.0]
+    assert [value for name, value, _ in read(recorder.path) if name == "b"] == [10.0, 11.0, 12.0, 20.0]
+    assert recorder.dropped == 0
+
+
+def test_after_kill_9_only_what_had_not_come_is_missing(tmp_path: Path, queue: Queue) -> None:
+    """Readers find in the buffer what was logged behind values that never came."""
+    recorder = Recorder(tmp_path / "a.points", slots=1024, interval=60.0, arrivals=queue)
+    recorder.log({"a": torch.tensor(1.0), "b": 2.0})
+    recorder.log({"a": torch.tensor(3.0), "b": 4.0})
+    reader = PointsReader(recorder.path)
+    assert list(reader.read()) == []
+    left = reader.read_buffer()
+    assert left is not None
+    assert left.value.tolist() == [2.0, 4.0]
+    queue.work()
+    recorder.close()
 
 
 def test_the_end_waits_for_what_is_late(recorder: Recorder, queue: Queue, wait_until: Wait) -> None:
@@ -267,14 +326,13 @@ def test_what_never_comes_is_counted_and_said(
 
 def test_a_slot_taken_and_never_described_holds_up_nothing_for_long(queue: Queue) -> None:
     """An exception between taking a slot and using it costs that slot once."""
-    queue.take(torch.tensor(1.0), 1.0, 0, 1)
-    (lane,) = queue._lanes.values()
-    lane.free.popleft()
-    queue.take(torch.tensor(2.0), 1.0, 0, 1)
+    log(queue, torch.tensor(1.0))
+    queue.begin(torch.tensor(9.0))
+    log(queue, torch.tensor(2.0))
     queue.work()
     found: list[float] = []
     for _ in range(40):
-        found += queue.arrived().value.tolist()
+        found += part.value.tolist() if (part := queue.arrived()) is not None else []
     assert found == [1.0, 2.0]
 
 
@@ -307,7 +365,7 @@ def test_a_forked_child_brings_nothing(recorder: Recorder, queue: Queue) -> None
 def test_only_torchs_own_types_are_taken() -> None:
     """A subclass may gather from all ranks when it is copied."""
 
-    class Own(torch.Tensor):  # type: ignore[misc,name-defined] # torch is not imported for mypy
+    class Own(torch.Tensor):
         pass
 
     assert is_tensor(torch.Tensor)
