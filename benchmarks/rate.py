@@ -31,7 +31,7 @@ from tests.testbed.monasca.keystone import PROJECT
 __all__ = ["run"]
 
 ROUNDS: Final = 3
-POINTS: Final = 50_000
+POINTS: Final = 150_000
 ONE_BY_ONE: Final = 400
 
 _CLIENT: Final = """
@@ -79,7 +79,7 @@ def run() -> list[Figure]:
 
 
 def _ours(runs_dir: Path) -> tuple[float, float]:
-    settings = Settings.load(runs_dir=runs_dir, buffer_points=1 << 17, devices=(), sinks=())
+    settings = Settings.load(runs_dir=runs_dir, buffer_points=1 << 18, devices=(), sinks=())
     with mlops.Run("rate", settings=settings) as opened:
         put = [opened.series("gpu.power_watts", {"uuid": f"GPU-{number}"}) for number in range(50)]
         for number in range(POINTS // len(put)):
