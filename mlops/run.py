@@ -17,14 +17,15 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from mlops import facts
 from mlops.devices import Device, Sampler, opener
 from mlops.errors import CloudConfigError, RunError, StoreError
+from mlops.loops import Epoch, Watched
 from mlops.recorder import Recorder
 from mlops.ring import SUFFIX as RING_SUFFIX
 from mlops.series import Series, check_dimensions, check_name, mend_dimensions
@@ -38,6 +39,8 @@ __all__ = ["JOIN_VARIABLE", "Run", "current_run"]
 
 JOIN_VARIABLE: Final = "MLOPS_RUN_DIR"
 """Names the folder of the run that a process shall join; ``mlops run`` and ``mlops notebook`` set it."""
+
+_Batch = TypeVar("_Batch")
 
 _log = logging.getLogger("mlops")
 _open: list[weakref.ref[Run]] = []
@@ -136,7 +139,8 @@ class Run:
         the nearest one that it takes.  nan and infinite values are recorded and not sent.
 
         Args:
-            values: names and numbers; also numpy scalars, and tensors or arrays of one element.
+            values: names and numbers; also numpy scalars, and tensors or arrays of one element.  A tensor on a CUDA
+                device is fetched meanwhile: the point has the time of this call, and nothing waits for the GPU.
             step: a number of the caller's own that orders the points, such as a batch or an epoch.
             time: seconds since the epoch, for points of another time than now.
         """
@@ -153,6 +157,33 @@ class Run:
             SeriesError: Monasca would refuse the name or a dimension; the message offers the mended one.
         """
         return self._recorder.series(Series.of(check_name(name), check_dimensions(dimensions or {})))
+
+    def epoch(self) -> Epoch:
+        """An epoch of a loop of one's own, which counts itself, its time and its energy.
+
+        ::
+
+            with run.epoch() as epoch:
+                for batch in run.watch(loader):
+                    run.log({"train.loss": train_on(batch)})
+                epoch.log({"valid.loss": validate()})
+        """
+        return Epoch(self.begin_epoch, lambda values, seconds: self.end_epoch(values, seconds=seconds))
+
+    def watch(self, loader: Iterable[_Batch]) -> Watched[_Batch]:
+        """The same batches, with the time that is waited for them told from the time that is spent on them.
+
+        ``train.data_wait_seconds`` and ``train.batch_seconds`` are recorded about once a second, each the mean per
+        batch: a GPU that the data keep waiting shows in the first.
+
+        Args:
+            loader: of batches; a ``DataLoader`` or anything else that can be iterated over.
+        """
+
+        def tell(wait: float, work: float) -> None:
+            self._recorder.log({"train.data_wait_seconds": wait, "train.batch_seconds": work})
+
+        return Watched(loader, tell)
 
     def begin_epoch(self) -> None:
         """Say that an epoch begins, where something else came before it, such as loading data or a pause.

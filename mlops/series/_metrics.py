@@ -48,6 +48,8 @@ _TABLE: Final = (
     Metric("train.smooth_loss", "", "exponentially weighted mean of the training loss"),
     Metric("train.lr", "", "learning rate of the last parameter group"),
     Metric("train.samples_per_second", "/s", "training samples taken in per second"),
+    Metric("train.data_wait_seconds", "s", "mean time per batch for which the training waited for its data"),
+    Metric("train.batch_seconds", "s", "mean time per batch from its data's arrival until the next is asked for"),
     Metric("train.epoch", "", "epochs completed so far"),
     Metric("train.epoch_seconds", "s", "duration of the epoch just completed, validation included"),
     Metric("train.epoch_energy_joules", "J", "energy that the meters counted during the epoch just completed"),

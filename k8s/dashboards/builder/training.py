@@ -140,6 +140,13 @@ def _learning(made: Page, maker: Maker) -> None:
             Curve("train.epoch_seconds", "{run}"),
             style="points",
         ),
+        maker.lines(
+            "A batch and its data",
+            "What a batch waits for its data, and what is then spent on it. Waiting that is not far below the work: "
+            "more workers for the loader, or faster storage.",
+            Curve("train.data_wait_seconds", "{run} waits for data"),
+            Curve("train.batch_seconds", "{run} works", dashed=True),
+        ),
     )
 
 
