@@ -24,6 +24,7 @@ from typing import Any, Final, Self, TypeVar
 
 from mlops import facts
 from mlops.devices import Device, Sampler, opener
+from mlops.ending import meet_sigterm, release_sigterm
 from mlops.errors import CloudConfigError, RunError, StoreError
 from mlops.loops import Epoch, Watched
 from mlops.recorder import Recorder
@@ -128,6 +129,7 @@ class Run:
         )
         _open.append(weakref.ref(self))
         _KEEP.add(self)
+        meet_sigterm(_close_for_sigterm)
 
     # -- what a training calls ------------------------------------------------------------------
 
@@ -287,7 +289,8 @@ class Run:
         return f"<mlops.Run {self.id} {state}>"
 
     def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("A Run holds threads and files and cannot be pickled or copied; pass its id instead")
+        """A copy is the run itself in the process that records it, and stands for it elsewhere."""
+        return _found_again, (self.id, self.name, self.dir)
 
     # -- beginnings -----------------------------------------------------------------------------
 
@@ -439,13 +442,32 @@ def outcome_of(error: BaseException | None) -> tuple[str, str]:
     return ("interrupted" if isinstance(error, KeyboardInterrupt) else "failed"), first.rstrip(":")[:300]
 
 
+def _found_again(run_id: str, name: str, folder: Path) -> Run:
+    """The run of this process that was pickled or copied, or what stands for one of another."""
+    for reference in reversed(_open):
+        run = reference()
+        if run is not None and run.id == run_id and run.is_open:
+            return run
+    from mlops.stranger import StrangerRun
+
+    return StrangerRun(run_id, name, folder)
+
+
 _KEEP: Final[set[Run]] = set()
 """Open runs: they are ended at interpreter exit, whoever still holds them."""
 
 
 def _forget(run: Run) -> None:
     _KEEP.discard(run)
+    if not _KEEP:
+        release_sigterm()
     _open[:] = [reference for reference in _open if reference() not in (None, run)]
+
+
+def _close_for_sigterm() -> None:
+    for run in list(_KEEP):
+        with contextlib.suppress(Exception):
+            run.close("interrupted", "SIGTERM")
 
 
 @atexit.register

@@ -418,12 +418,33 @@ def test_two_runs_at_once_keep_their_points_apart(runs_dir: Path) -> None:
     assert read(two).columns.value.tolist() == [2.0]
 
 
-def test_a_run_is_not_copied_or_pickled(runs_dir: Path) -> None:
-    """It holds threads and files; the error says what to do instead."""
+def test_a_copy_of_an_open_run_is_the_run(runs_dir: Path) -> None:
+    """A model that holds one can be copied and pickled, and goes on logging into it."""
     with quiet(runs_dir) as run:
-        for attempt in (pickle.dumps, copy.deepcopy):
-            with pytest.raises(TypeError, match="pass its id instead"):
-                attempt(run)
+        assert copy.copy(run) is copy.deepcopy(run) is run
+        assert pickle.loads(pickle.dumps({"run": run}))["run"] is run  # noqa: S301 - our own
+
+
+def test_elsewhere_a_copy_takes_all_and_records_nothing(runs_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Unpickled where it is not open, a run says once that nothing is recorded, and does no harm."""
+    with quiet(runs_dir, name="gone") as run:
+        run.log({"a": 1.0})
+        pickled = pickle.dumps(run)
+    with caplog.at_level("WARNING", "mlops"):
+        stranger = pickle.loads(pickled)  # noqa: S301 - our own
+        assert (stranger.id, stranger.name, stranger.dir) == (run.id, "gone", run.dir)
+        with stranger, stranger.epoch() as epoch:
+            for value in stranger.watch([2.0]):
+                stranger.log({"a": value}, step=1)
+            stranger.series("b", {"c": "d"})(1.0)
+            stranger.begin_epoch()
+            stranger.note(lr=1)
+        assert (epoch.number, stranger.is_open, stranger.dropped) == (0, False, 0)
+        assert (stranger.parameters, stranger.sinks) == ({}, [])
+        assert pickle.loads(pickle.dumps(stranger)).id == run.id  # noqa: S301 - our own
+    assert "where this run came as a copy" in caplog.text
+    assert len(caplog.records) == 1
+    assert read(run).columns.value.tolist() == [1.0]
 
 
 def test_after_a_fork_the_child_leaves_the_run_alone(runs_dir: Path) -> None:
@@ -489,5 +510,5 @@ def test_a_killed_script_loses_no_point(runs_dir: Path, number: signal.Signals) 
     child.send_signal(number)
     child.communicate(timeout=60)
     record = read_run(open_run("last", runs_dir))
-    assert record.info.outcome == "killed"
+    assert record.info.outcome == ("killed" if number == signal.SIGKILL else "interrupted")
     assert record.columns.value.tolist() == [float(value) for value in range(500)]
