@@ -54,3 +54,32 @@ def _end(number: int, _frame: FrameType | None) -> Any:
                 close()
     finally:
         os.kill(os.getpid(), number)
+
+
+class _Fork(threading.local):
+    """Runs are the parent's business: a child has SIGTERM as it was, from its first moment.
+
+    A signal that comes while a process is being forked would be forgotten by Python in the child, and one that comes
+    just before a wait is seen after it: a parent that terminates its workers would wait for them for ever.  So SIGTERM
+    is held back over a fork, and the child has no handler.
+    """
+
+    held: set[int] | None = None
+
+    def before(self) -> None:
+        if signal.getsignal(signal.SIGTERM) is _end:
+            self.held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def after_in_parent(self) -> None:
+        if self.held is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.held)
+            self.held = None
+
+    def after_in_child(self) -> None:
+        if self.held is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self.after_in_parent()
+
+
+_fork: Final = _Fork()
+os.register_at_fork(before=_fork.before, after_in_parent=_fork.after_in_parent, after_in_child=_fork.after_in_child)
