@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-__all__ = ["fastai"]
+__all__ = ["fastai", "lightning"]
 
 
 def __getattr__(name: str) -> ModuleType:

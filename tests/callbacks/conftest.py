@@ -1,7 +1,8 @@
-"""Where fastai is not installed, as on the other Pythons, its tests are not collected."""
+"""Where a framework is not installed, as on the other Pythons, its tests are not collected."""
 
 from __future__ import annotations
 
 import importlib.util
 
-collect_ignore_glob = [] if importlib.util.find_spec("fastai") else ["test_fastai*.py"]
+_FRAMEWORKS = ("fastai", "lightning")
+collect_ignore_glob = [f"test_{name}*.py" for name in _FRAMEWORKS if not importlib.util.find_spec(name)]
