@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,10 @@ from mlops.series import Series
 from mlops.store import RUNNING, RunFolder, RunInfo
 
 __all__ = ["Gap", "PointsReader", "Record", "expected", "known", "missing_files", "read_run", "whole_info"]
+
+_LARGE: Final = 1 << 20
+"""Bytes from which a file is worth a thread that reads ahead."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +67,13 @@ class PointsReader:
         self._number = 0
         self._seq = 0
 
-    def read(self, *, whole: bool = False) -> Iterator[Columns]:
+    def read(self, *, whole: bool = False, ahead: bool = False) -> Iterator[Columns]:
         """The points appended since the last call, block by block.
 
         Args:
             whole: the writer has ended: an unfinished block at the end is passed over and noted.
+            ahead: inflate the next block on another thread, which a large file is worth; not while the interpreter
+                ends, when there are no more threads to be had.
 
         Raises:
             StoreError: the file cannot be read.
@@ -77,7 +84,8 @@ class PointsReader:
                 data = file.read()
         except OSError as error:
             raise StoreError(f"Cannot read {self.path}: {error.strerror}") from error
-        for found in blocks.scan(data, self.offset, whole=whole):
+        scanned = blocks.scan(data, self.offset, whole=whole)
+        for found in _ahead(scanned) if ahead and len(data) > _LARGE else scanned:
             self.offset = found.end
             if isinstance(found, blocks.Damage):
                 self._note_damage(found)
@@ -257,7 +265,7 @@ def whole_info(folder: RunFolder) -> RunInfo:
 
 
 def _all_columns(reader: PointsReader, *, ended: bool) -> Iterator[Columns]:
-    yield from reader.read(whole=ended)
+    yield from reader.read(whole=ended, ahead=True)
     left = reader.read_buffer() if ended else None
     if left is not None and len(left):
         yield left
@@ -285,9 +293,21 @@ def expected(info: RunInfo, reader: PointsReader) -> int:
     return max(_counts(info).get(reader.path.name, 0), noted if isinstance(noted, int) else 0)
 
 
+def _ahead(blocks: Iterator[_T]) -> Iterator[_T]:
+    """The same, the next one made on another thread while this one is used."""
+    with ThreadPoolExecutor(1, "mlops-reader") as pool:
+        coming = pool.submit(next, blocks, None)
+        while (one := coming.result()) is not None:
+            coming = pool.submit(next, blocks, None)
+            yield one
+
+
 def known(columns: Columns, reader: PointsReader) -> Columns:
     """Without the points whose series' definition was lost to damage: they are noted as a gap of the reader's."""
-    named = np.isin(columns.series, np.fromiter(reader.series, np.uint32, len(reader.series)))
+    size = len(reader.series)
+    if size and max(reader.series) == size - 1 and (not len(columns) or int(columns.series.max()) < size):
+        return columns
+    named = np.isin(columns.series, np.fromiter(reader.series, np.uint32, size))
     if named.all():
         return columns
     lost = int(len(named) - np.count_nonzero(named))
