@@ -8,11 +8,10 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-__all__ = ["git_commit", "rank", "versions"]
+__all__ = ["git_commit", "versions"]
 
 _PACKAGES: Final = ("torch", "fastai", "lightning", "pytorch-lightning", "transformers", "numpy", "papermill")
 _MODULES: Final = {"pytorch-lightning": "pytorch_lightning"}
@@ -68,13 +67,3 @@ def _git(git: str, folder: Path | None, *arguments: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def rank(environ: Mapping[str, str] | None = None) -> int | None:
-    """This process's rank in a distributed training; ``None`` outside one (WORLD_SIZE absent or 1)."""
-    environ = os.environ if environ is None else environ
-    try:
-        size, number = int(environ.get("WORLD_SIZE", "1")), int(environ.get("RANK", "0"))
-    except ValueError:
-        return None
-    return number if size > 1 and 0 <= number < size else None

@@ -22,11 +22,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from mlops import facts
+from mlops import facts, ranks
 from mlops.devices import Device, Sampler, opener
 from mlops.ending import meet_sigterm, release_sigterm
 from mlops.errors import CloudConfigError, RunError, StoreError
 from mlops.loops import Epoch, Watched
+from mlops.members import note_end, process_started
+from mlops.ranks import Meeting
 from mlops.recorder import Recorder
 from mlops.ring import SUFFIX as RING_SUFFIX
 from mlops.series import Series, check_dimensions, check_name, mend_dimensions
@@ -34,7 +36,7 @@ from mlops.settings import Settings
 from mlops.signs import Signs
 from mlops.sinks import RunIdentity, Sink, open_sink
 from mlops.sinks.feed import begin as begin_feed
-from mlops.store import OUTCOMES, RunFolder, RunInfo, file_stem, new_run_id, process_started
+from mlops.store import OUTCOMES, RUNNING, RunFolder, RunInfo, file_stem, new_run_id
 
 __all__ = ["JOIN_VARIABLE", "Run", "current_run"]
 
@@ -65,6 +67,10 @@ class Run:
     Under ``mlops run`` or ``mlops notebook`` it joins the run that the command opened: it takes
     that run's name and id and writes a points file of its own beside it.
 
+    The ranks of a distributed training record one run, without waiting for one another: each its own GPUs, and rank 0
+    what is logged, since in the others the same lines say the same again (the setting ``every_rank`` has them
+    recorded too, each with its rank).
+
     Args:
         name: runs of one kind share it; the script's name if given nowhere.
         dimensions: of every series of this run, such as ``{"team": "vision"}``.
@@ -79,7 +85,7 @@ class Run:
         SeriesError: a dimension that Monasca would refuse; the message offers the mended one.
 
     Attributes:
-        id: unique, sortable by start.
+        id: unique, sortable by start; the same in all ranks of a training, see :mod:`mlops.ranks`.
         name: as above.
         dir: the run's folder.
         dimensions: as above, those of the settings included.
@@ -99,21 +105,25 @@ class Run:
         settings: Settings | None = None,
     ) -> None:
         self.settings = settings or Settings.load()
-        self.rank = facts.rank()
+        self._rank = ranks.here()
+        self.rank = self._rank.number if self._rank else None
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._closed = False
         joined = os.environ.get(JOIN_VARIABLE)
-        self.joined = bool(joined)
+        self.joined = self._launched = bool(joined)
         self.dimensions = check_dimensions({**self.settings.dimensions, **(dimensions or {})})
         opened = _open_sinks(self.settings.sinks if sinks is None else sinks, self.settings)
-        openers = [opener(device) for device in (self.settings.devices if devices is None else devices)]
+        environ = {**os.environ, **self._rank.environ} if self._rank else None
+        openers = [opener(device, environ) for device in (self.settings.devices if devices is None else devices)]
         self._info = self._identify(name, dict(parameters or {}), joined)
-        self.id, self.name = self._info.id, self._info.name
+        self.name = self._info.name
         root = Path(joined).parent if joined else Path(runs_dir or self.settings.runs_dir)
+        self._meeting = self._meet(root)
+        self.id = self._info.id = self._meeting.run_id
         self._folder, self._recorder = self._open_store(root)
         self.dir = self._folder.path
-        self.__dict__["log"] = self._recorder.log
+        self.__dict__["log"] = self._recorder.log if self._speaks else self._left_to_rank_0
         self._process = self._mark_of_process()
         identity = RunIdentity(
             self.id, self.name, self.dimensions, self._info.host, self.rank, self._process, self.dir, self._info
@@ -124,7 +134,7 @@ class Run:
             openers,
             self._recorder.put,
             interval=self.settings.sample_seconds,
-            publish=not self.joined,
+            publish=not self._launched,
             on_open=self._note_devices,
         )
         _open.append(weakref.ref(self))
@@ -148,17 +158,29 @@ class Run:
         """
         self._recorder.log(values, step=step, time=time)
 
+    @property
+    def _speaks(self) -> bool:
+        """Whether what is logged here is recorded."""
+        return not self.rank or self.settings.every_rank
+
+    def _left_to_rank_0(self, *_: object, **__: object) -> None:
+        """Stand for :meth:`log` in the ranks above 0."""
+
     def series(self, name: str, dimensions: Mapping[str, str | int | float] | None = None) -> Callable[[Any], None]:
         """A function that records one value of one series, quicker than :meth:`log`.
 
         Args:
             name: the metric's name.
-            dimensions: what tells this series from others of the same name.
+            dimensions: what tells this series from others of the same name. One that has a ``rank`` is recorded in
+                the ranks above 0 too.
 
         Raises:
             SeriesError: Monasca would refuse the name or a dimension; the message offers the mended one.
         """
-        return self._recorder.series(Series.of(check_name(name), check_dimensions(dimensions or {})))
+        series = Series.of(check_name(name), check_dimensions(dimensions or {}))
+        if self._speaks or "rank" in (dimensions or {}):
+            return self._recorder.series(series)
+        return self._left_to_rank_0
 
     def epoch(self) -> Epoch:
         """An epoch of a loop of one's own, which counts itself, its time and its energy.
@@ -206,10 +228,10 @@ class Run:
         """
         epoch = next(_epochs.setdefault(self.id, itertools.count(1)))
         if values is not None:
-            self._recorder.log(values, step=epoch)
+            self.log(values, step=epoch)
         if seconds is not None:
-            self._recorder.log({"train.epoch_seconds": seconds}, step=epoch)
-        self._recorder.log({"train.epoch": epoch}, step=epoch)
+            self.log({"train.epoch_seconds": seconds}, step=epoch)
+        self.log({"train.epoch": epoch}, step=epoch)
         self._sampler.lap(epoch)
         return epoch
 
@@ -251,6 +273,8 @@ class Run:
         for feed in self._feeds:
             if not feed.close(max(0.0, deadline - time.monotonic())):
                 _log.warning("%s", feed.late())
+        if not self.joined:
+            self._meeting.forget()
         _forget(self)
 
     # -- what others ask ------------------------------------------------------------------------
@@ -316,6 +340,18 @@ class Run:
             info.pid, info.pid_started = os.getpid(), process_started(os.getpid())
         return info
 
+    def _meet(self, root: Path) -> Meeting:
+        """What the run is called, of which the other ranks may have a word."""
+        if self._rank is None or self._launched:
+            return Meeting(self._info.id)
+
+        def is_over(run_id: str) -> bool:
+            with contextlib.suppress(StoreError):
+                return RunFolder(root / run_id).info().outcome != RUNNING
+            return False
+
+        return ranks.agree(self.name, self._info.id, self._rank, root, is_over)
+
     def _open_store(self, root: Path) -> tuple[RunFolder, Recorder]:
         try:
             return self._open_store_in(root)
@@ -337,9 +373,14 @@ class Run:
 
     def _open_store_in(self, root: Path) -> tuple[RunFolder, Recorder]:
         folder = RunFolder((root / self.id).absolute())
-        folder.create()
+        if self._launched or self._rank is None:
+            folder.create()
+        else:
+            self.joined = not folder.claim()
         if not self.joined:
             folder.write_info(self._info)  # before anything else: where this fails, nothing can be recorded
+        elif not self._launched:
+            self._defer_to_owner(folder)
         recorder = Recorder(
             folder.new_points_path(),
             slots=self.settings.buffer_points,
@@ -348,6 +389,13 @@ class Run:
             watch=Signs(),
         )
         return folder, recorder
+
+    def _defer_to_owner(self, folder: RunFolder) -> None:
+        """Another rank came first: the run is its, and began with it."""
+        self._info.pid = self._info.pid_started = 0  # until it has said so
+        with contextlib.suppress(StoreError):
+            owner = folder.info()
+            self._info.started, self._info.pid, self._info.pid_started = owner.started, owner.pid, owner.pid_started
 
     def _mark_of_process(self) -> str:
         """What tells this process's series from those of others of this run that have no rank either.
@@ -373,7 +421,9 @@ class Run:
                 "process": self._process,
                 "host": self._info.host,
                 "pid": self._pid,
+                "pid_started": process_started(self._pid),
                 "rank": self.rank,
+                "peer": self.joined and not self._launched,
                 "parameters": self._info.parameters,
                 "dimensions": self.dimensions,
                 "versions": self._info.versions,
@@ -415,6 +465,11 @@ class Run:
             if (points := self._recorder.points) is not None:
                 self._info.notes["points"] = {self._recorder.path.name: points}
             self._save_info(None)
+        if self.joined and outcome != "finished":
+            try:
+                note_end(self._recorder.path, outcome, reason, rank=self.rank, peer=not self._launched)
+            except OSError as error:
+                self._recorder.warn_once("end", f"Cannot note in {self.dir} how it ended: {error.strerror or error}.")
         if self._recorder.dropped:
             _log.warning(
                 "%d points of %s were dropped in all, as run.json and the report say.", self._recorder.dropped, self.id

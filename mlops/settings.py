@@ -28,6 +28,7 @@ ABOUT: Final[Mapping[str, str]] = {
     "sinks": "where points go besides the store, such as statsd://localhost:8125",
     "devices": "what is metered: nvidia, host, replay:FILE; empty for nothing",
     "dimensions": "dimensions of every series, such as team=vision",
+    "every_rank": "whether what ranks above 0 log is recorded too; their devices and data wait always are",
     "sample_seconds": "seconds between two samples of the devices",
     "fold_seconds": "seconds between two writes to the store; a power cut costs at most these",
     "buffer_points": "points that the memory-mapped buffer holds (64 bytes each)",
@@ -50,6 +51,7 @@ class Settings:
     sinks: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("nvidia", "host")
     dimensions: Mapping[str, str] = field(default_factory=dict)
+    every_rank: bool = False
     sample_seconds: float = 1.0
     fold_seconds: float = 0.5
     buffer_points: int = 65536
@@ -185,9 +187,21 @@ def _path(raw: Any, _where: str) -> Path:
     return Path(raw).expanduser()
 
 
+def _switch(raw: Any, _where: str) -> bool:
+    found = _SWITCHED.get(str(raw).strip().lower())
+    if found is None:
+        raise ValueError("neither")
+    return found
+
+
 def _name(raw: Any, where: str) -> str:
     return check_dimensions({"run": raw}, where)["run"] if raw else ""
 
+
+_SWITCHED: Final = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
 
 _PARSERS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "runs_dir": _path,
@@ -195,6 +209,7 @@ _PARSERS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "sinks": _list,
     "devices": _list,
     "dimensions": _dimensions,
+    "every_rank": _switch,
     "sample_seconds": _number(0.05, 3600),
     "fold_seconds": _number(0.01, 60),
     "buffer_points": _points,
@@ -208,6 +223,7 @@ _EXPECTED: Final[Mapping[str, str]] = {
     "sinks": "URLs, separated by commas",
     "devices": "names of devices, separated by commas",
     "dimensions": "pairs such as team=vision,site=north",
+    "every_rank": "yes or no (true or false, 1 or 0, on or off)",
     "sample_seconds": "a number of seconds from 0.05 to 3600",
     "fold_seconds": "a number of seconds from 0.01 to 60",
     "buffer_points": "a whole number from 1024 to 16777216",

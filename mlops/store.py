@@ -6,6 +6,7 @@
         run.json                     identity, dimensions, parameters, host, versions, outcome
         <host>-<pid>-<n>.points      blocks of one process (see mlops.blocks), append-only
         <host>-<pid>-<n>.ring        its buffer (see mlops.recorder); gone once the process ended well
+        <host>-<pid>-<n>.end         how a process that joined the run ended, if not well (see mlops.members)
 
 The store is the spool: a sink reads these files behind a cursor, so one that was down loses
 nothing.  There are no locks, because NFS does not keep them: every file has one writer, and
@@ -29,6 +30,7 @@ from typing import Any, Final
 
 from mlops import blocks, ring
 from mlops.errors import RunNotFoundError, StoreError
+from mlops.members import AT_WORK, STALE_SECONDS, Member, members, process_started, together
 from mlops.series import Series
 
 __all__ = [
@@ -48,7 +50,7 @@ POINTS_SUFFIX: Final = ".points"
 FOLDER_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 
-RUNNING: Final = "running"
+RUNNING: Final = AT_WORK
 OUTCOMES: Final = ("finished", "failed", "interrupted", "cancelled", "killed")
 """How a run can end: well, with an exception or a bad exit status, by Ctrl-C (SIGTERM too, under
 ``mlops run`` and ``mlops notebook``), by the training's own decision to stop early, or without a
@@ -251,6 +253,20 @@ class RunFolder:
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise PermissionError(f"{self.path} is not writable")
 
+    def claim(self) -> bool:
+        """Make the folder, unless another process of the run has; whether this one made it, and owns the run.
+
+        Raises:
+            OSError: it cannot be made or written to.
+        """
+        try:
+            self.path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+            self.path.mkdir(mode=FOLDER_MODE)
+        except FileExistsError:
+            self.create()
+            return False
+        return True
+
     def new_points_path(self) -> Path:
         """A name for this process's points file that no file bears yet."""
         stem = file_stem(socket.gethostname(), os.getpid())
@@ -265,6 +281,8 @@ class RunFolder:
 
     def info(self) -> RunInfo:
         """What ``run.json`` says; a run whose owner is seen to be dead is reported as ``killed``.
+
+        Of several processes the run has ended once all have, and the worst of their ends is its own.
 
         Raises:
             StoreError: it cannot be read.
@@ -283,6 +301,8 @@ class RunFolder:
             info.outcome = "killed"
             info.reason = "its process ended without a word (kill -9, SIGTERM, out of memory, power)"
             info.ended = self._last_sign()
+        if info.outcome != RUNNING:
+            self._end_with_others(info)
         return info
 
     def write_info(self, info: RunInfo) -> None:
@@ -313,6 +333,13 @@ class RunFolder:
         first = min(path.stat().st_mtime for path in self.points_files())
         return RunInfo(self.id, stem, first, self._last_sign(), "killed", f"{RUN_FILE} is missing")
 
+    def _end_with_others(self, info: RunInfo) -> None:
+        others = members(self.path, file_stem(info.host, info.pid))
+        if others:
+            end = together(Member("", info.outcome, info.reason, info.ended or 0.0, peer=True), others)
+            info.outcome, info.reason = end.outcome, end.reason
+            info.ended = None if end.outcome == RUNNING else end.ended
+
     def _owner_is_dead(self, info: RunInfo) -> bool:
         if info.host != socket.gethostname():
             return time.time() - self._last_sign() > STALE_SECONDS
@@ -333,20 +360,6 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(fd)
-
-
-STALE_SECONDS: Final = 120.0
-"""A run on another host that has not written for this long is taken for dead; a living one notes
-its heartbeat more often (see mlops.recorder)."""
-
-
-def process_started(pid: int) -> int:
-    """When a process started, in clock ticks since boot (field 22 of /proc/PID/stat); 0 if there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return 0
-    return int(stat.rpartition(")")[2].split()[19])
 
 
 def list_runs(runs_dir: Path) -> list[RunFolder]:

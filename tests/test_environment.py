@@ -48,7 +48,7 @@ NEVER_LOCKED = {"torch", "torchvision", "torchaudio", "triton", "spacy"}
 """Packages whose flavour, or whose size, must not be bound by the lock."""
 
 EXTRAS_OF_ROOMS = {
-    "callbacks": ("fastai",),
+    "callbacks": ("fastai", "lightning", "transformers"),
     "cli": ("notebook",),
     "clouds.py": ("monasca",),
     "monasca": ("monasca",),
@@ -57,6 +57,10 @@ EXTRAS_OF_ROOMS = {
     "sinks": ("monasca", "prometheus", "tensorboard"),
 }
 """The rooms of the library that may import more than a training node needs, and the extras that bring it."""
+
+
+ELSEWHERE = {"pytorch_lightning"}
+"""Taken where it is there, and never asked for: Lightning under its other name."""
 
 
 def read_toml(name: str) -> dict[str, Any]:
@@ -122,7 +126,7 @@ def test_what_is_imported_is_declared(project: dict[str, Any]) -> None:
         declared = with_extras(project, EXTRAS_OF_ROOMS.get(room, ())).keys()
         undeclared += (
             f"{file.relative_to(ROOT)} imports {module}"
-            for module in sorted(imported(file))
+            for module in sorted(imported(file) - ELSEWHERE)
             if not declared & {canonicalize_name(name) for name in distributions.get(module, [])}
         )
     assert undeclared == []

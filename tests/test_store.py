@@ -16,9 +16,10 @@ import pytest
 
 from mlops.blocks import Columns
 from mlops.errors import RunNotFoundError, StoreError
+from mlops.members import process_started
 from mlops.record import PointsReader
 from mlops.series import Series
-from mlops.store import PointsWriter, RunFolder, RunInfo, list_runs, new_run_id, open_run, process_started
+from mlops.store import PointsWriter, RunFolder, RunInfo, list_runs, new_run_id, open_run
 
 
 def some_columns(count: int = 3, series: int = 0) -> Columns:

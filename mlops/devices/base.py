@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from mlops.errors import DeviceError, SettingsError
 from mlops.series import Series
 
-__all__ = ["ENERGY_SUFFIX", "KINDS", "Absent", "Device", "Meter", "Reading", "opener"]
+__all__ = ["ENERGY_SUFFIX", "KINDS", "Absent", "Device", "Meter", "Reading", "local_rank", "opener"]
 
 KINDS: Final[Mapping[str, str]] = {
     "nvidia": "mlops.devices.nvidia:NvidiaDevice",
@@ -109,11 +109,28 @@ class Absent(Device):
         return self.reason
 
 
-def opener(name: str) -> Callable[[], Device]:
+def local_rank(environ: Mapping[str, str]) -> int | None:
+    """This process's number among the ranks of its node; ``None`` where there is only one rank.
+
+    Args:
+        environ: with ``WORLD_SIZE`` and ``LOCAL_RANK``, as torchrun sets them.
+    """
+    try:
+        size, rank = int(environ.get("WORLD_SIZE", "1")), int(environ.get("LOCAL_RANK", "-1"))
+    except ValueError:
+        return None
+    return rank if size > 1 and rank >= 0 else None
+
+
+def opener(name: str, environ: Mapping[str, str] | None = None) -> Callable[[], Device]:
     """A function that opens the device that a name in the settings means.
 
     The name is judged now and the device opened later, since opening can take seconds.  The
     function never raises: what cannot be opened is :class:`Absent`, with the reason.
+
+    Args:
+        name: such as ``nvidia``.
+        environ: tells the device what of the node is this process's, if not ``os.environ``.
 
     Raises:
         SettingsError: there is no such kind of device.
@@ -131,7 +148,8 @@ def opener(name: str) -> Callable[[], Device]:
         module, _, class_name = home.partition(":")
         try:
             made = getattr(importlib.import_module(module), class_name)
-            device = made(argument) if argument else made()
+            arguments = [argument] if argument else []
+            device = made(*arguments) if environ is None else made(*arguments, environ=environ)
         except DeviceError as error:
             return Absent(str(error))
         except Exception as error:  # noqa: BLE001 - a broken driver raises whatever it likes

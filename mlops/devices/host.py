@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 import psutil
 
 from mlops.devices import rapl
-from mlops.devices.base import Device, Meter, Reading
+from mlops.devices.base import Device, Meter, Reading, local_rank
 from mlops.series import Series
 
 __all__ = ["HostDevice"]
@@ -37,17 +38,27 @@ class HostDevice(Device):
     so ``host.cpu_percent`` in a pod is the node's.  The memory of processes is the resident memory of this
     process and its descendants; pages that they share count once for each.
 
+    Of several ranks on a node the first shows the node; the others add the memory of their own processes.
+
     Args:
+        environ: where the rank is looked up; ``os.environ`` if not given.
         powercap: the folder of RAPL's counters.
         clock: seconds, monotonic.
     """
 
-    def __init__(self, *, powercap: Path = rapl.ROOT, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        environ: Mapping[str, str] | None = None,
+        powercap: Path = rapl.ROOT,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._rank = local_rank(os.environ if environ is None else environ) or 0
         self._clock = clock
         now = clock()
         self._cpu = _CpuUse(now)
         self._processes = _Processes(clock)
-        self._packages, self._not_metered = rapl.find_packages(powercap, now)
+        self._packages, self._not_metered = ([], "") if self._rank else rapl.find_packages(powercap, now)
         self._energy = {
             package.name: Series.of("host.energy_joules", {"package": package.name, "method": _METHOD})
             for package in self._packages
@@ -60,11 +71,7 @@ class HostDevice(Device):
     def sample(self) -> list[Reading]:
         """CPU use, memory, and for each package its energy and its mean power since about the last sample."""
         now = self._clock()
-        readings = []
-        percent = self._cpu.since(now)
-        if percent is not None:
-            readings.append(Reading(_CPU, percent))
-        readings.append(Reading(_MEMORY, float(psutil.virtual_memory().used)))
+        readings = [] if self._rank else self._of_node(now)
         resident = self._processes.resident(now)
         if resident:
             readings.append(Reading(_PROCESSES, float(resident)))
@@ -72,12 +79,19 @@ class HostDevice(Device):
             readings.extend(self._of(package, now))
         return readings
 
+    def _of_node(self, now: float) -> list[Reading]:
+        memory = Reading(_MEMORY, float(psutil.virtual_memory().used))
+        percent = self._cpu.since(now)
+        return [memory] if percent is None else [Reading(_CPU, percent), memory]
+
     def meters(self) -> list[Meter]:
         """The CPU packages whose counters can be read."""
         return [Meter("host", package.name, _cpu_name(), _METHOD) for package in self._packages]
 
     def describe(self) -> list[str]:
         """CPU, memory, meters."""
+        if self._rank:
+            return [f"{_cpu_name()}: the memory of rank {self._rank}'s processes; rank 0 of the node meters the rest"]
         memory = psutil.virtual_memory().total / (1 << 30)
         names = ", ".join(package.name for package in self._packages)
         how = f"energy of {names} by RAPL" if names else "energy not metered"

@@ -29,12 +29,12 @@ import csv
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from mlops.devices.base import ENERGY_SUFFIX, Device, Meter, Reading
+from mlops.devices.base import ENERGY_SUFFIX, Device, Meter, Reading, local_rank
 from mlops.errors import DeviceError, SeriesError
 from mlops.record import Record
 from mlops.series import Series, check_dimensions, check_name
@@ -58,13 +58,22 @@ class ReplayDevice(Device):
 
     Args:
         path: the trace's file.
+        environ: where the rank is looked up; ``os.environ`` if not given.
         clock: seconds, monotonic.
 
     Raises:
         DeviceError: the file cannot be read or is no trace; the message says which line, and why.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        environ: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if local_rank(os.environ if environ is None else environ):
+            raise DeviceError("A trace is played back by the first rank of a node alone")
         self._path = Path(path)
         self._clock = clock
         self._trace = _Reader(self._path).read()

@@ -28,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from mlops.devices.base import local_rank
 from mlops.errors import DeviceError
 
 __all__ = ["Board", "cuda_uuids", "visible"]
@@ -76,7 +77,7 @@ def visible(
     """
     if environ.get("NVIDIA_VISIBLE_DEVICES", "").strip() == "none":
         raise DeviceError("NVIDIA_VISIBLE_DEVICES=none: this job has no GPU", remedy="Ask for one to have it metered.")
-    rank = _local_rank(environ)
+    rank = local_rank(environ)
     chosen = _by_cuda(boards, cuda)
     if chosen is None:
         chosen, order_decides = _by_environment(boards, environ)
@@ -163,15 +164,6 @@ def _with_instances(boards: Sequence[Board], chosen: Sequence[str], *, several_i
     found = [uuid for entry in chosen for uuid in split.get(entry, (entry,))]
     instances = [uuid for uuid in found if any(uuid in board for board in split.values())]
     return instances[:1] if instances and not several_instances else found
-
-
-def _local_rank(environ: Mapping[str, str]) -> int | None:
-    """This process's number among the ranks of its node; ``None`` where there is only one rank."""
-    try:
-        size, rank = int(environ.get("WORLD_SIZE", "1")), int(environ.get("LOCAL_RANK", "-1"))
-    except ValueError:
-        return None
-    return rank if size > 1 and rank >= 0 else None
 
 
 def _none_left(boards: Sequence[Board], environ: Mapping[str, str]) -> DeviceError:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from mlops.blocks import Columns
+from mlops.members import STALE_SECONDS
 from mlops.monasca.about import RUN_METRIC
 from mlops.monasca.client import Monasca
 from mlops.monasca.listing import metric_names
@@ -27,7 +28,7 @@ from mlops.report import words
 from mlops.report.hosts import Borrowed, borrowed
 from mlops.report.marks import MARK
 from mlops.series import Series, mend_dimensions
-from mlops.store import RUNNING, STALE_SECONDS, RunInfo
+from mlops.store import RUNNING, RunInfo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

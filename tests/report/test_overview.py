@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mlops import report
-from mlops.store import RunFolder, process_started
+from mlops.members import process_started
+from mlops.store import RunFolder
 from tests.report.written import BEGAN, METERS, P, Written, batches, digits, epoch
 
 
