@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-__all__ = ["fastai", "lightning"]
+__all__ = ["fastai", "lightning", "transformers"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -11,17 +11,18 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from mlops.callbacks._adapter import Names
 from mlops.run import Run, outcome_of
-from mlops.series import METRICS
 
-__all__ = ["Fit", "ending_of", "parameters_of"]
+__all__ = ["OLDEST", "Fit", "ending_of", "parameters_of"]
+
+OLDEST: Final = "2.4"
 
 WINDOW_SECONDS: Final = 1.0
 """``train.samples_per_second`` is the mean of so long, or of an epoch that is shorter; validation is not counted."""
 
 _PART: Final = re.compile(r"(?:(train(?:ing)?)|val(?:id(?:ation)?)?)[_/.](?=.)")
 _FORK: Final = re.compile(r"_(?:step|epoch)(?=$|/dataloader_idx_\d+$)")
-_OURS: Final = frozenset(METRICS) - {"train.epoch_loss", "valid.loss"}
 
 
 class Fit:
@@ -39,9 +40,10 @@ class Fit:
         self._put_loss, self._put_lr = run.series("train.loss"), run.series("train.lr")
         self._put_rate = run.series("train.samples_per_second")
         self._known: dict[str, Any] = dict(trainer.callback_metrics)
-        self._names: dict[str, str] = {}
+        self._names = Names({}, {"train.epoch_loss", "valid.loss"})
         self._first = True
         self._seconds: float | None = None
+        self._open_epoch()
 
     def start_epoch(self) -> None:
         """The training part of an epoch begins."""
@@ -49,10 +51,12 @@ class Fit:
             self._first = False
             self.run.begin_epoch()  # what the run used before this fit is no epoch's energy
         self.in_epoch, self._seconds = True, None
+        self._open_epoch()
+
+    def _open_epoch(self) -> None:
         self._whole, self._size = self.trainer.num_training_batches - 1, _batch_size(self.trainer.train_dataloader)
-        self._samples = 0
+        self._samples = self._rates = 0
         self._started = self._window = self._last = self._paused = time.monotonic()
-        self._rates = 0
 
     def start_batch(self) -> None:
         """A batch is about to be trained on; later, the scheduler has set the learning rate of the next one."""
@@ -120,22 +124,16 @@ class Fit:
         for key, value in metrics.items():
             if _FORK.search(key) and _FORK.sub("", key) in metrics:
                 continue
-            name = self._names.get(key) or self._new_name(key)
+            name = self._names.of(key, _wanted)
             if name != "train.epoch_loss" or key in means:  # else it is the last batch's, which is recorded
                 named[name] = value
         return named
 
-    def _new_name(self, key: str) -> str:
-        part = _PART.match(key)
-        wanted = f"{'train' if part[1] else 'valid'}.{key[part.end() :]}" if part else key
-        if wanted == "train.loss":
-            wanted = "train.epoch_loss"
-        name, number = wanted, 1
-        while name in _OURS or name in self._names.values():
-            number += 1
-            name = f"{wanted}_{number}"
-        self._names[key] = name
-        return name
+
+def _wanted(key: str) -> str:
+    part = _PART.match(key)
+    name = f"{'train' if part[1] else 'valid'}.{key[part.end() :]}" if part else key
+    return "train.epoch_loss" if name == "train.loss" else name
 
 
 def _logged_per_epoch(trainer: Any) -> set[str]:

@@ -14,7 +14,7 @@ from mlops.series import check_dimensions
 from mlops.settings import Settings
 from mlops.sinks import Sink, open_sink
 
-__all__ = ["RunChoice", "Session"]
+__all__ = ["RunChoice", "Session", "check_release"]
 
 _told: Final[weakref.WeakKeyDictionary[Run, dict[str, Any]]] = weakref.WeakKeyDictionary()
 """What callbacks found out about the trainings within a run, as against what its user said."""
@@ -136,6 +136,28 @@ class RunChoice:
         sinks = self._options["sinks"]
         urls = None if sinks is None else [sink for sink in sinks if isinstance(sink, str)]
         return {**self.__dict__, "_run": None, "_options": {**self._options, "sinks": urls}}
+
+
+def check_release(framework: str, release: str, oldest: str, extra: str) -> None:
+    """Refuse a release of a framework that does not say of a training what its callback reads.
+
+    Args:
+        framework: its name.
+        release: its version.
+        oldest: the first version that does.
+        extra: of ours, which brings a good one.
+
+    Raises:
+        RunError: it is too old.
+    """
+    if _numbers(release) < _numbers(oldest):
+        raise RunError(
+            f"{framework} {release} is older than {oldest}", remedy=f"Update it with: pip install 'mlops[{extra}]'"
+        )
+
+
+def _numbers(release: str) -> list[int]:
+    return [int(part) for part in release.split(".")[:2] if part.isdecimal()]
 
 
 def _as_list(option: str, given: Any) -> list[Any] | None:

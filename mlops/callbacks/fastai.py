@@ -19,13 +19,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from mlops.callbacks.base import RunChoice, Session
+from mlops.callbacks.base import RunChoice, Session, check_release
 from mlops.errors import MissingExtraError, MlopsError
 from mlops.run import Run, outcome_of
 from mlops.sinks import Sink
 
 try:
-    import torch
+    import fastai
     from fastai.callback import core
     from fastai.learner import Learner
 
@@ -65,8 +65,8 @@ class MonascaCallback(core.Callback):  # type: ignore[misc] # fastai says nothin
     Per batch: ``train.loss``, ``train.smooth_loss``, ``train.lr``; ``train.samples_per_second`` once a second.
     Per epoch: ``valid.loss``, every metric as ``valid.<metric>``, ``train.epoch_loss`` (the mean over the samples),
     ``train.epoch``, ``train.epoch_seconds`` and the epoch's energy.  What the training was called with becomes the
-    run's parameters.  ``lr_find``, ``get_preds`` and ``validate`` are left out.  In a process group rank 0 alone
-    records, since the losses that fastai shows are gathered already.
+    run's parameters.  ``lr_find``, ``get_preds`` and ``validate`` are left out.  Ranks share one run, in which rank 0
+    speaks for all: the losses that fastai shows are gathered already.
 
     It never raises into the training: what goes wrong is one warning.  ``learn.export()`` keeps the callback, without
     its run; to load the file where mlops is not installed, ``learn.remove_cb(MonascaCallback)`` first.
@@ -159,6 +159,7 @@ class MonascaCallback(core.Callback):  # type: ignore[misc] # fastai says nothin
         if state.skip or state.nested:
             return
         if state.fit is None:
+            check_release("fastai", fastai.__version__, "2.8", "fastai")
             state.session = self._choice.begin(parameters_of(self.learn))
             state.run_dir = state.session.run.dir
             state.fit = Fit(self.learn, state.session.run)
@@ -219,9 +220,7 @@ class MonascaCallback(core.Callback):  # type: ignore[misc] # fastai says nothin
             self.learn = caller
 
     def _stands_back(self) -> bool:
-        """Whether another callback or another process records this fit."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
-            return True
+        """Whether another callback records this fit."""
         if vars(self.learn).get(self.name, self) is self:
             return False
         _log.warning("This learner has more than one %s; the one that was added last records.", type(self).__name__)

@@ -189,13 +189,17 @@ class _Table:
         """The value of each epoch among these rows, and whether there is one.
 
         It is the last one logged in the epoch under its step or under none; else the last one that
-        its process logged under its step, wherever; else the last one logged in it at all.
+        its process logged under its step, wherever; else the last one logged in it at all.  Steps among which there
+        are some that are no epoch's, nor the next one's, count something else, such as batches, and are not heeded.
         """
         value = np.full(len(self.marks), np.nan)
         present = np.zeros(len(self.marks), np.bool_)
         if not len(rows) or not len(self.marks):
             return value, present
         step = self.view.columns.step[rows].astype(np.int64) - 1
+        known = np.append(self.marks.steps, self.marks.steps.max() + 1)
+        if not np.isin(step[step >= 0], known).all():
+            step[:] = -1
         inside = self.marks.epoch_of(rows)
         named = self.marks.by_step(self.view.process_of(rows), step)
         named[step < 0] = -1

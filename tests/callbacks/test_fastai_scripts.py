@@ -144,8 +144,8 @@ Path(f"losses{os.environ['RANK']}").write_text(repr([loss.item() for loss in lea
 
 
 def test_two_ranks_are_one_run(tmp_path: Path) -> None:
-    """In a process group, rank 0 records what all have gathered; the other records nothing, and nobody waits."""
-    ranks = [start(RANKS, tmp_path, f"rank{rank}.py", RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
+    """In a process group, rank 0 records what all have gathered; the other joins the run, and nobody waits."""
+    ranks = [start(RANKS, tmp_path, "ranks.py", RANK=str(rank), WORLD_SIZE="2") for rank in range(2)]
     try:
         said = [rank.communicate(timeout=120) for rank in ranks]
     finally:
@@ -154,7 +154,8 @@ def test_two_ranks_are_one_run(tmp_path: Path) -> None:
             rank.wait()
     assert [rank.returncode for rank in ranks] == [0, 0], said
     record = the_run(tmp_path)
-    assert record.info.name == "rank0"
+    assert record.info.name == "ranks"
+    assert sorted(notes["rank"] for notes in record.notes) == [0, 1]
     assert record.info.outcome == "finished"
     ((_, smooth),) = record.find("train.smooth_loss")
     assert repr(smooth.value.tolist()) == (tmp_path / "losses0").read_text()

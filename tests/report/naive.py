@@ -26,13 +26,35 @@ class Row:
     joules: dict[str, float] = field(default_factory=dict)
 
 
+_EPOCHS_OWN = ("train.epoch", "train.epoch_energy_joules")
+
+
 def expected(processes: Sequence[Sequence[P]]) -> list[dict[str, object]]:
     """What :func:`mlops.report.epochs` must give, as dictionaries."""
     rows = [row for place, points in enumerate(processes) for row in _rows_of(place, points)]
     _number_parts(rows)
     _add_energy(rows, processes)
     rows.sort(key=lambda row: row.end)
-    return [_told(row, processes[row.process]) for row in rows]
+    other = _names_with_other_steps(rows, processes)
+    for row in rows:
+        row.points = _without_steps(row.points, other)
+    return [_told(row, _without_steps(processes[row.process], other)) for row in rows]
+
+
+def _names_with_other_steps(rows: Sequence[Row], processes: Sequence[Sequence[P]]) -> set[str]:
+    """Metrics whose steps are not those of epochs, nor of the one that is still under way."""
+    known = {row.step for row in rows}
+    known |= {max(known, default=0) + 1}
+    return {
+        point.name
+        for points in processes
+        for point in points
+        if point.name not in _EPOCHS_OWN and point.step is not None and point.step not in known
+    }
+
+
+def _without_steps(points: Sequence[P], names: set[str]) -> list[P]:
+    return [point._replace(step=None) if point.name in names else point for point in points]
 
 
 def _rows_of(process: int, points: Sequence[P]) -> list[Row]:

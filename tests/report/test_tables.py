@@ -113,6 +113,16 @@ def test_trainings_that_both_begin_at_one_are_told_apart(runs_dir: Path) -> None
     assert [(row.process, row.epoch, row.valid_loss) for row in _rows(run)] == [(1, 1, 1.0), (1, 2, 0.9), (2, 1, 0.8)]
 
 
+def test_steps_that_count_batches_are_no_epochs_numbers(runs_dir: Path) -> None:
+    """An evaluation at step 2 is not the second epoch's, where others are at steps that no epoch has."""
+    run = Written(runs_dir)
+    points = [P(1.0, "valid.loss", 0.9, step=2), P(2.0, "train.epoch", 1.0, step=1)]
+    points += [P(3.0, "valid.loss", 0.5, step=4), P(4.0, "train.epoch", 2.0, step=2)]
+    points += [P(5.0, "valid.loss", 0.3, step=6), P(6.0, "train.epoch", 3.0, step=3)]
+    run.process(points)
+    assert [row.valid_loss for row in report.epochs(run.read()).rows] == [0.9, 0.5, 0.3]
+
+
 def test_the_ranks_of_one_training_make_one_row_an_epoch(runs_dir: Path) -> None:
     """Rank 1 repeats the epochs of rank 0; only its energy is added, since its GPU is its own."""
     run = Written(runs_dir)
