@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from mlops import facts, ranks
+from mlops import cell, facts, ranks
 from mlops.devices import Device, Sampler, opener
 from mlops.ending import meet_sigterm, release_sigterm
 from mlops.errors import CloudConfigError, RunError, StoreError
@@ -137,6 +137,8 @@ class Run:
             publish=not self._launched,
             on_open=self._note_devices,
         )
+        self._cell = cell.running()
+        _end_of_earlier_time(self._cell)
         _open.append(weakref.ref(self))
         _KEEP.add(self)
         meet_sigterm(_close_for_sigterm)
@@ -517,6 +519,13 @@ def _forget(run: Run) -> None:
     if not _KEEP:
         release_sigterm()
     _open[:] = [reference for reference in _open if reference() not in (None, run)]
+
+
+def _end_of_earlier_time(now: cell.Cell | None) -> None:
+    """A cell of a notebook that opens a run is run again: the run that it opened before goes on no longer."""
+    for run in list(_KEEP) if now else ():
+        if now and now.runs_again_after(run._cell):  # noqa: SLF001 - same module
+            run.close("interrupted", "Its notebook cell was run again.")
 
 
 def _close_for_sigterm() -> None:
