@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jupyter_client.manager import start_new_kernel
 
 from mlops import cell
 from mlops.cell import Cell
 from mlops.store import RunFolder, list_runs
-
-jupyter_client = pytest.importorskip("jupyter_client", reason="notebooks are not installed on the other Pythons")
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +23,7 @@ Execute = Callable[..., str]
 @pytest.fixture
 def execute(tmp_path: Path) -> Iterator[Execute]:
     """Run code in a kernel as the cell of an id, or of none; what it said went wrong."""
-    manager, client = jupyter_client.manager.start_new_kernel(kernel_name="python3", cwd=str(tmp_path))
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(tmp_path))
 
     def run(code: str, cell_id: str = "") -> str:
         content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False, "stop_on_error": True}
