@@ -40,7 +40,7 @@ class Fit:
         self._put_loss, self._put_lr = run.series("train.loss"), run.series("train.lr")
         self._put_rate = run.series("train.samples_per_second")
         self._known: dict[str, Any] = dict(trainer.callback_metrics)
-        self._names = Names({}, {"train.epoch_loss", "valid.loss"})
+        self._names = Names({}, {"train.epoch_loss", "train.grad_norm", "train.mean_loss", "valid.loss"})
         self._first = True
         self._seconds: float | None = None
         self._open_epoch()

@@ -54,6 +54,8 @@ _TABLE: Final = (
     Metric("train.epoch_seconds", "s", "duration of the epoch just completed, validation included"),
     Metric("train.epoch_energy_joules", "J", "energy that the meters counted during the epoch just completed"),
     Metric("train.epoch_loss", "", "mean training loss over the epoch"),
+    Metric("train.mean_loss", "", "mean training loss over the whole training"),
+    Metric("train.grad_norm", "", "norm of the gradients"),
     Metric(
         "train.progress_lost_percent",
         "%",

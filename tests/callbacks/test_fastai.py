@@ -498,6 +498,23 @@ def test_a_fault_of_ours_costs_one_warning(
     assert left_clean(learn)
 
 
+@pytest.mark.parametrize(("version", "served"), [("2.7.19", False), ("2.8.0", True), ("3.0.0.dev0", True)])
+def test_a_release_that_is_too_old(
+    runs_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, version: str, *, served: bool
+) -> None:
+    """That is said once in a fit, with the remedy; training goes on, and none of it is recorded."""
+    monkeypatch.setattr("fastai.__version__", version)
+    learn = learner(quiet(runs_dir))
+    learn.fit(2)
+    assert len(learn.recorder.losses) == 2 * BATCHES
+    said = [text for text in caplog.messages if "not all of it is monitored" in text]
+    assert len(said) == (0 if served else 1)
+    assert runs_dir.exists() is served
+    for text in said:
+        assert "fastai 2.7.19 is older than 2.8" in text
+        assert "pip install 'mlops[fastai]'" in text
+
+
 def test_without_a_recorder_there_is_nothing_to_read(runs_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A learner without fastai's default callbacks: one warning that says so."""
     learn = learner(quiet(runs_dir))

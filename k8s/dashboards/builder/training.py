@@ -105,12 +105,13 @@ def _learning(made: Page, maker: Maker) -> None:
         "Learning",
         maker.lines(
             "Loss",
-            "Of batches, smoothed, of the whole epoch, and of the validation set. They should fall together; "
+            "Of batches, smoothed, of the whole epoch or training, and of the validation set. They should fall together; "
             "a validation loss that turns up while the others fall is overfitting, a loss that jumps is a learning "
             "rate too high.",
             Curve("train.loss", "{run} batches"),
             Curve("train.smooth_loss", "{run} smoothed"),
             Curve("train.epoch_loss", "{run} epoch", dashed=True),
+            Curve("train.mean_loss", "{run} whole training", dashed=True),
             Curve("valid.loss", "{run} validation", dashed=True),
             width=12,
             from_zero=False,
@@ -127,6 +128,12 @@ def _learning(made: Page, maker: Maker) -> None:
             "Learning rate",
             "Of the last parameter group: the schedule as it was really run.",
             Curve("train.lr", "{run}"),
+            unit="sci",
+        ),
+        maker.lines(
+            "Norm of the gradients",
+            "Where the framework tells it. A jump goes before a loss that explodes; towards zero, nothing is learnt.",
+            Curve("train.grad_norm", "{run}"),
             unit="sci",
         ),
         maker.lines(
