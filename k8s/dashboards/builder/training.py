@@ -105,8 +105,8 @@ def _learning(made: Page, maker: Maker) -> None:
         "Learning",
         maker.lines(
             "Loss",
-            "Of batches, smoothed, of the whole epoch or training, and of the validation set. They should fall together; "
-            "a validation loss that turns up while the others fall is overfitting, a loss that jumps is a learning "
+            "Of batches, smoothed, of the epoch, of the training, of the validation set. They should fall together; a "
+            "validation loss that turns up while the others fall is overfitting, a loss that jumps is a learning "
             "rate too high.",
             Curve("train.loss", "{run} batches"),
             Curve("train.smooth_loss", "{run} smoothed"),
