@@ -108,6 +108,7 @@ def test_a_script_that_is_stopped(
     code = code.replace("cbs=MonascaCallback()", "cbs=[MonascaCallback(), Tell()]")
     process = start(code, tmp_path)
     assert process.stdout is not None
+    assert process.stderr is not None
     seen = 0
     try:
         for line in process.stdout:
@@ -115,10 +116,14 @@ def test_a_script_that_is_stopped(
             if seen >= 200:
                 break
         process.send_signal(number)
-        said, errors = process.communicate(timeout=60)
+        said = process.stdout.read()  # communicate() would pass over what was read ahead
+        errors = process.stderr.read()
+        process.wait(60)
     finally:
         process.kill()
         process.wait()
+        process.stdout.close()
+        process.stderr.close()
     seen = max([seen, *(int(word) for word in said.split() if word.isdigit())])
     record = the_run(tmp_path)
     assert (record.info.outcome, record.info.reason) == (outcome, reason), errors
