@@ -30,6 +30,7 @@ OLDEST: Final = "4.46"
 _NAMES: Final = {
     "loss": "train.loss",
     "learning_rate": "train.lr",
+    "grad_norm": "train.grad_norm",
     "eval_loss": "valid.loss",
     "train_samples_per_second": "train.samples_per_second",
     "train_loss": "train.mean_loss",  # over the whole training: neither a batch's nor an epoch's
