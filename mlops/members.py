@@ -62,12 +62,16 @@ class Member:
 
 
 def process_started(pid: int) -> int:
-    """When a process started, in clock ticks since boot (field 22 of /proc/PID/stat); 0 if there is none."""
+    """When a process started, in clock ticks since boot (field 22 of /proc/PID/stat); 0 if there is none that lives.
+
+    One that has ended and that nobody has asked about yet (a zombie) lives no more; in a container it may stay so.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return 0
-    return int(stat.rpartition(")")[2].split()[19])
+    fields = stat.rpartition(")")[2].split()
+    return 0 if fields[0] in "ZX" else int(fields[19])
 
 
 def note_end(points: Path, outcome: str, reason: str, *, rank: int | None, peer: bool) -> None:

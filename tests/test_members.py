@@ -130,6 +130,17 @@ def test_a_process_that_goes_on_keeps_the_run_going(folder: RunFolder) -> None:
     assert folder.info().outcome == "finished"
 
 
+def test_one_that_nobody_has_asked_about_has_ended(folder: RunFolder) -> None:
+    """A zombie, which in a container may stay for ever, keeps no run going."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    notes = {"host": socket.gethostname(), "pid": child.pid, "pid_started": process_started(child.pid)}
+    left(folder, "node-2-0", **notes, peer=True)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert folder.info().outcome == "killed"
+    child.communicate()
+
+
 def test_a_later_process_with_its_number_is_another(folder: RunFolder) -> None:
     """A process id that was given again does not keep a run going."""
     left(folder, "node-2-0", host=socket.gethostname(), pid=os.getpid(), pid_started=1, peer=True)

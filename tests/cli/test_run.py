@@ -171,13 +171,13 @@ def test_a_run_inside_joins(process: Process, tmp_path: Path) -> None:
 
 
 def test_a_run_inside_that_fails_fails_the_run(process: Process, tmp_path: Path) -> None:
-    """The outcome is the command's: an exception in it is exit status 1, and its points are there."""
+    """The outcome is the command's, with the exception that explains it, and its points are there."""
     code = "import mlops\nwith mlops.Run() as run:\n    run.log({'train.loss': 1.0})\n    raise ValueError('odd')"
     done = process("run", "--device", "none", "--", sys.executable, "-c", code)
     assert done.returncode == 1
     assert "ValueError: odd" in done.stderr
     record = read_run(_only(tmp_path / "runs"))
-    assert (record.info.outcome, record.info.reason) == ("failed", "exit status 1")
+    assert (record.info.outcome, record.info.reason) == ("failed", "exit status 1; ValueError: odd")
     assert record.find("train.loss")
 
 

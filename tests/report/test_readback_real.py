@@ -73,7 +73,7 @@ def _record_two_ranks(runs_dir: Path, tmp_path: Path) -> RunFolder:
         parameters={"lr": 0.003},
         settings=mlops.Settings.load(sample_seconds=0.1),
     )
-    environ = {**os.environ, JOIN_VARIABLE: str(run.dir), "WORLD_SIZE": "2"}
+    environ = {**os.environ, JOIN_VARIABLE: str(run.dir), "WORLD_SIZE": "2", "MLOPS_EVERY_RANK": "1"}
     ranks = [
         subprocess.Popen([sys.executable, "-c", textwrap.dedent(RANK)], env={**environ, "RANK": str(rank)})
         for rank in (0, 1)

@@ -94,6 +94,7 @@ def test_a_run_arrives_exactly(agent: Agent, runs_dir: Path, monkeypatch: pytest
     """Over several intervals every summary arrives: names, values and dimensions are those of the points logged."""
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MLOPS_EVERY_RANK", "1")
     sinks = [f"{agent.url}?interval=2.2"]  # so that no second of the agent's gets two summaries of ours
     dimensions = {"run": "exact", "rank": "1"}
     with mlops.Run("exact", dimensions={"team": "vision"}, sinks=sinks, devices=[], runs_dir=runs_dir) as run:
