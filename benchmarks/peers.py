@@ -5,6 +5,8 @@ processes are started first and then measured in turn, round by round; in each r
 times a burst of the floor (``deque.append((time(), id, value))``) and a burst of its peer right
 after it.  A peer's figure is the median over the rounds, its ratio the median of the rounds' ratios,
 since the machine's speed changes from one second to the next.
+
+How much longer than usual a single call can take is measured before that (:mod:`benchmarks._tail`).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pathlib import Path
 from time import time
 
 from benchmarks._figures import Figure, table
+from benchmarks._tail import Tail, tails
 
 __all__ = ["run"]
 
@@ -67,7 +70,7 @@ def datadog(_folder: Path) -> Iterator[Log]:
     """The statsd client of datadog, buffered, to a listener."""
     from datadog.dogstatsd.base import DogStatsd
 
-    with _listener() as port:
+    with listener() as port:
         client = DogStatsd(
             host="127.0.0.1", port=port, constant_tags=["run:a"], disable_telemetry=True, disable_buffering=False
         )
@@ -76,7 +79,7 @@ def datadog(_folder: Path) -> Iterator[Log]:
 
 def monasca_statsd(_folder: Path) -> Iterator[Log]:
     """monasca-statsd's gauge, to a listener."""
-    with _listener() as port:
+    with listener() as port:
         yield _monasca_gauge(port)
 
 
@@ -121,7 +124,8 @@ PEERS: dict[str, tuple[Callable[[Path], Iterator[Log]], int]] = {
 
 
 def run() -> list[Figure]:
-    """Measure all peers; print the table; judge our own two."""
+    """Measure all peers; print the tables; judge our own two."""
+    single = tails()
     context = get_context("spawn")
     workers = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +145,7 @@ def run() -> list[Figure]:
         for process, pipe in workers.values():
             pipe.close()
             process.join(20)
-    return _judge(samples, missing)
+    return [*_judge(samples, missing), *_judge_tails(single)]
 
 
 def _judge(samples: dict[str, list[tuple[float, float]]], missing: dict[str, str]) -> list[Figure]:
@@ -159,6 +163,18 @@ def _judge(samples: dict[str, list[tuple[float, float]]], missing: dict[str, str
         Figure(
             "monasca-statsd's send against run.log", cost["monasca-statsd"] / cost["mlops run.log"], "times", least=10
         ),
+    ]
+
+
+def _judge_tails(single: dict[str, Tail]) -> list[Figure]:
+    rows = [
+        (name, f"{tail.median:.2f}", f"{tail.p99:.2f}", f"{tail.ratio:.1f}")
+        for name, tail in sorted(single.items(), key=lambda item: item[1].median)
+    ]
+    print(table(("a single call between two steps", "us, median", "us, p99", "p99 / median"), rows))
+    return [
+        Figure("p99 of run.log while sinks are fed", single["run.log"].p99, "us"),
+        Figure("p99 of run.log against its median", single["run.log"].ratio, "times", most=5),
     ]
 
 
@@ -191,7 +207,7 @@ def _timer(log: Log) -> timeit.Timer:
 
 
 @contextlib.contextmanager
-def _listener() -> Iterator[int]:
+def listener() -> Iterator[int]:
     """A UDP socket that is read from, as an agent's is; its port."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))

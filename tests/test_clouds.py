@@ -405,12 +405,12 @@ def test_what_the_real_ones_refuse(cloud: str, kind: type[CloudError], said: str
 @pytest.mark.slow
 def test_a_real_token_that_expires_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keystone's tokens live for seconds; requests go on far beyond, and none is refused."""
-    with RealMonasca(tmp_path / "monasca", token_seconds=4, agent=False) as brief:
+    with RealMonasca(tmp_path / "monasca", token_seconds=8, agent=False) as brief:
         for name, text in brief.environ().items():
             monkeypatch.setenv(name, text)
         client = Monasca.connect()
         tokens = set()
-        until = time.monotonic() + 12
+        until = time.monotonic() + 22
         while time.monotonic() < until:
             client.post_metrics(b"[]")
             tokens.add(client.cloud._session.get_token())

@@ -17,13 +17,19 @@ from typing import Any, Final
 import numpy as np
 import torch
 from fastai.learner import AvgSmoothLoss
-from fastai.torch_core import find_bs, get_model, to_detach
+from fastai.torch_core import TensorBase, find_bs, get_model, num_distrib, to_detach
 
 from mlops.errors import RunError
 from mlops.run import Run
 from mlops.series import METRICS
 
 __all__ = ["Fit", "HeardLoss", "parameters_of"]
+
+_Plain: Final = torch._C.DisableTorchFunctionSubclass  # noqa: SLF001 - PyTorch's manual names it so, and no other
+"""Within it torch takes a fastai tensor for what it is, and leaves out a detour that costs ten times as much."""
+
+_KNOWN: Final = (torch.Tensor, TensorBase)
+"""Types of a loss of which it is known what their operations do."""
 
 WINDOW_SECONDS: Final = 1.0
 """``train.samples_per_second`` is the mean of so long, or of the training part of an epoch that is shorter."""
@@ -32,18 +38,31 @@ WINDOW_SECONDS: Final = 1.0
 class HeardLoss(AvgSmoothLoss):  # type: ignore[misc] # fastai says nothing of its types
     """The Recorder's smoothed loss, which also remembers the loss that it was last given; the arithmetic is the same.
 
+    fastai's losses are mostly of a tensor class of its own, with which each operation makes a detour through Python.
+    Without the detours more time is saved than all that is recorded of a batch costs.
+
     Attributes:
         heard: the mean loss of the last batch, on the CPU; ``None`` once taken.
+        alone: whether no other process has a part of the batch, whose loss would be gathered.
     """
 
     heard: Any = None
+    alone = False
     val: Any
 
     def accumulate(self, learn: Any) -> None:
         """Take in a batch's loss, as fastai 2.8 does."""
+        loss = learn.loss
+        kind = type(loss)
         self.count += 1
-        self.heard = to_detach(learn.loss.mean())
-        self.val = torch.lerp(self.heard, self.val, self.beta)
+        if not self.alone or kind not in _KNOWN or loss.__dict__:
+            self.heard = to_detach(loss.mean())
+            self.val = torch.lerp(self.heard, self.val, self.beta)
+            return
+        with _Plain():
+            heard = loss.detach().mean()
+            self.heard = heard = heard if heard.is_cpu else heard.cpu()
+            self.val = torch.lerp(heard, self.val, self.beta).as_subclass(kind)
 
 
 class Fit:
@@ -61,12 +80,14 @@ class Fit:
         self.learn = learn
         self.run = run
         self.recorder: Any = vars(learn).get("recorder")
-        self.smooth: Any = getattr(self.recorder, "smooth_loss", None)
-        if type(self.smooth) not in (AvgSmoothLoss, HeardLoss):
+        smooth: Any = getattr(self.recorder, "smooth_loss", None)
+        if type(smooth) not in (AvgSmoothLoss, HeardLoss):
             raise RunError(
                 "This learner has no Recorder as fastai makes it", remedy="Leave fastai's default callbacks in."
             )
-        self.smooth.__class__ = HeardLoss
+        self.smooth = smooth
+        smooth.__class__ = HeardLoss
+        smooth.alone = num_distrib() <= 1
         self._put_loss, self._put_smooth_loss = run.series("train.loss"), run.series("train.smooth_loss")
         self._put_lr, self._put_rate = run.series("train.lr"), run.series("train.samples_per_second")
         self._train_keys, self._valid_keys = _keys(self.recorder)
@@ -74,7 +95,8 @@ class Fit:
 
     def close(self) -> None:
         """Leave the Recorder as it was."""
-        vars(self.smooth).pop("heard", None)
+        for name in ("heard", "alone"):
+            vars(self.smooth).pop(name, None)
         self.smooth.__class__ = AvgSmoothLoss
 
     def start_epoch(self) -> None:
@@ -101,10 +123,13 @@ class Fit:
             return
         self.smooth.heard = None
         learn = self.learn
-        loss: float = heard.item()
+        smooth_loss = learn.smooth_loss
+        with _Plain():
+            loss: float = heard.item()
+            smooth: float = smooth_loss.item()
         self._put_loss(loss)
-        self._put_smooth_loss(learn.smooth_loss.item())
-        self._put_lr(float(self.recorder.lrs[-1]))
+        self._put_smooth_loss(smooth)
+        self._put_lr(self.recorder.lrs[-1])
         size = self._size if learn.iter < self._whole else find_bs(learn.xb)
         self._samples += size
         self._loss_sum += loss * size

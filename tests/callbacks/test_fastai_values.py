@@ -15,14 +15,17 @@ from fastai.callback import fp16
 from fastai.callback.core import Callback, FetchPredsCallback
 from fastai.callback.training import GradientAccumulation, ShortEpochCallback
 from fastai.learner import AvgSmoothLoss, Metric, Recorder, ValueMetric
+from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy, error_rate, skm_to_fastai
+from fastai.torch_core import TensorBase
 from sklearn.metrics import f1_score
 from torch import nn
 
 import mlops
 from mlops.callbacks import _fastai
-from mlops.record import Record
-from tests.callbacks.small import BATCH, BATCHES, TRAIN, At, Seen, learner, quiet, recorded, values
+from mlops.record import Record, read_run
+from mlops.store import RunFolder
+from tests.callbacks.small import BATCH, BATCHES, TRAIN, At, Seen, learner, quiet, recorded, runs_of, values
 
 pytestmark = pytest.mark.torch
 
@@ -116,6 +119,69 @@ def test_the_training_is_the_same_to_the_bit(runs_dir: Path, other: Callable[[],
     assert train(quiet(runs_dir)) == without
     assert len(without[0]) == 3 * BATCHES
     assert len(set(without[0])) == 3 * BATCHES
+
+
+class Marked(TensorBase):  # type: ignore[misc] # fastai says nothing of its types
+    """A tensor class of a user's own."""
+
+
+class Remarked(CrossEntropyLossFlat):  # type: ignore[misc] # see above
+    """A loss that fastai's tensor class carries a remark along with."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The loss, with its remark."""
+        loss = super().__call__(*args, **kwargs)
+        loss.remark = "mine"
+        return loss
+
+
+def of_class(kind: type[torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A loss that is of that tensor class."""
+
+    def loss(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(predictions, targets).as_subclass(kind)
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    "loss_func",
+    [CrossEntropyLossFlat(), of_class(torch.Tensor), of_class(TensorBase), of_class(Marked), Remarked()],
+    ids=["fastai's", "torch's own", "TensorBase", "a user's", "with a remark"],
+)
+def test_what_fastai_keeps_of_a_loss_is_the_same(runs_dir: Path, loss_func: Any) -> None:
+    """With and without the callback: its values, its class, and what the class carries along."""
+
+    def train(*cbs: Any) -> list[tuple[type, float, dict[str, Any]]]:
+        learn = learner(cbs)
+        learn.loss_func = loss_func
+        learn.fit(2)
+        return [(type(loss), loss.item(), dict(vars(loss))) for loss in (*learn.recorder.losses, learn.smooth_loss)]
+
+    without = train()
+    assert len(without) == 2 * BATCHES + 1
+    seen = Seen()
+    assert train(quiet(runs_dir), seen) == without
+    (run,) = runs_of(runs_dir)
+    assert values(read_run(RunFolder(run)), "train.loss") == seen.seen
+
+
+def test_losses_of_several_processes_are_gathered(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process group the loss is the mean over all of them, as fastai's Recorder has it."""
+    from fastai import torch_core
+
+    asked: list[torch.Tensor] = []
+
+    def gather(tensor: torch.Tensor) -> torch.Tensor:
+        asked.append(tensor)
+        return tensor + 1
+
+    monkeypatch.setattr(_fastai, "num_distrib", lambda: 2)
+    monkeypatch.setattr(torch_core, "maybe_gather", gather)
+    seen = Seen()
+    _, record = fitted(runs_dir, seen, epochs=1)
+    assert len(asked) >= BATCHES
+    assert values(record, "train.loss") == pytest.approx([loss + 1 for loss in seen.seen])
 
 
 def test_the_loss_on_the_device_is_never_touched(runs_dir: Path) -> None:

@@ -32,7 +32,7 @@ Wait = Callable[[Callable[[], object]], None]
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory, say: Callable[[str], None]) -> Iterator[Monasca]:
     """One whose parts are killed and started again: what a test has killed, it starts."""
-    with Monasca(tmp_path_factory.mktemp("own"), agent=False, token_seconds=4, say=say) as running:
+    with Monasca(tmp_path_factory.mktemp("own"), agent=False, token_seconds=8, say=say) as running:
         yield running
 
 
