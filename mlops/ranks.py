@@ -80,16 +80,29 @@ class Meeting:
 
     Attributes:
         run_id: the run's id, the same for all of them.
-        folders: where they met, to be removed when the run ends.
+        folders: where they met, if in a folder.
+        number: of this rank.
+        expected: how many ranks of this host come there; 0 where that is not known.
     """
 
     run_id: str
     folders: tuple[Path, ...] = ()
+    number: int = 0
+    expected: int = 0
 
-    def forget(self) -> None:
-        """Leave nothing behind."""
-        for folder in self.folders:
-            shutil.rmtree(folder, ignore_errors=True)
+    def leave(self, *, owner: bool) -> None:
+        """Say that this rank's run has ended; who is the last to say so, or owns the run, removes what was left there.
+
+        Args:
+            owner: whether the run is this process's.
+        """
+        if self.expected:
+            with contextlib.suppress(OSError):
+                (self.folders[-1] / f"left{self.number}").touch()
+                owner = len(list(self.folders[-1].glob("left*"))) >= self.expected
+        if owner:
+            for folder in self.folders:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def agree(name: str, proposal: str, rank: Rank, place: Path, is_over: Callable[[str], bool]) -> Meeting:
@@ -122,29 +135,39 @@ def _by_group(key: str, proposal: str) -> str | None:
 
 
 def _by_launcher(key: str, proposal: str, rank: Rank, place: Path, is_over: Callable[[str], bool]) -> Meeting:
+    """What the first one wrote into a folder that is named after the process that started these ranks.
+
+    Torchrun's process is one of a training's own, so that a rank that comes late is of the same training, whatever has
+    become of it meanwhile.  Another one may be a shell, which starts one training after the other.
+    """
     parent = os.getppid()
     launch = [key, socket.gethostname(), parent, process_started(parent), *(os.environ.get(one) for one in _LAUNCH)]
     mark = hashlib.sha256(repr(launch).encode()).hexdigest()[:16]
+    of_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    expected = _whole(os.environ.get("LOCAL_WORLD_SIZE")) or rank.size if of_torchrun else 0
     folders = []
-    _sweep(place, mark, is_over)
+    _sweep(place, is_over)
     for attempt in range(_TRIES):
         folder = place / f"{_MET}{mark}-{attempt}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folders.append(folder)
+        _first_word(folder / "launcher", f"{parent} {process_started(parent)}")
         found = _first_word(folder / "run", proposal)
-        if is_over(found):
+        if is_over(found) and not of_torchrun:
             continue
         if _first_word(folder / f"rank{rank.number}", str(os.getpid())) != str(os.getpid()):
             break
-        return Meeting(found, tuple(folders))
+        return Meeting(found, tuple(folders), rank.number, expected)
     return Meeting(proposal)
 
 
-def _sweep(place: Path, mark: str, is_over: Callable[[str], bool]) -> None:
-    """Remove where ranks of other launchers met for runs that have ended, since their owners were killed."""
+def _sweep(place: Path, is_over: Callable[[str], bool]) -> None:
+    """Remove where ranks met that were killed, and so have not done it: their launcher is gone, and their run over."""
     for folder in place.glob(f"{_MET}*"):
-        with contextlib.suppress(OSError):
-            if mark not in folder.name and is_over((folder / "run").read_text(encoding="utf-8")):
+        with contextlib.suppress(OSError, ValueError):
+            pid, started = (int(word) for word in (folder / "launcher").read_text(encoding="utf-8").split())
+            lives = started and process_started(pid) == started
+            if not lives and is_over((folder / "run").read_text(encoding="utf-8")):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

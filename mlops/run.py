@@ -275,8 +275,7 @@ class Run:
         for feed in self._feeds:
             if not feed.close(max(0.0, deadline - time.monotonic())):
                 _log.warning("%s", feed.late())
-        if not self.joined:
-            self._meeting.forget()
+        self._meeting.leave(owner=not self.joined)
         _forget(self)
 
     # -- what others ask ------------------------------------------------------------------------

@@ -20,6 +20,14 @@ from mlops.store import RunFolder
 
 Wait = Callable[[Callable[[], object]], None]
 
+
+@pytest.fixture(autouse=True)
+def without_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no test of this process had imported it: it has a handler of its own."""
+    for name in ("lightning", "pytorch_lightning"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
 TRAINING = """
 import sys, time
 import mlops

@@ -98,19 +98,57 @@ def test_a_run_that_is_over_is_not_joined(meets: Callable[..., str]) -> None:
     assert [meets(1, "c", over), meets(0, "d", over)] == ["c", "c"]
 
 
-def test_other_launchers_are_other_trainings(
-    meets: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """By the launcher's process, or by what it says; and what they leave behind is removed once it is over."""
+def test_other_launchers_are_other_trainings(meets: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the launcher's process, or by what it says."""
     assert meets(0, "a") == "a"
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setenv("MASTER_PORT", "1")
     assert meets(1, "b") == "b"
     monkeypatch.setattr(os, "getppid", lambda: 1)
     assert meets(1, "c") == "c"
+
+
+def test_a_rank_of_torchruns_may_come_late(meets: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its launcher starts one training, or a restart of it: a run that has ended meanwhile is its run all the same."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert meets(1, "a") == "a"
+    over = "a".__eq__
+    assert meets(0, "b", over) == "a"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert meets(1, "c", over) == "c"
+
+
+@pytest.mark.parametrize("of_torchrun", [True, False])
+def test_nothing_is_left_where_ranks_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, of_torchrun: bool) -> None:
+    """Torchrun's last rank to leave removes it, elsewhere the owner of the run does."""
+    if of_torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    meetings = []
+    for number in (0, 1):
+        ranks._opened.clear()
+        meetings.append(agree("digits", "a", Rank(number, 4), tmp_path, never))
+    meetings[0].leave(owner=True)
+    assert len(list(tmp_path.iterdir())) == int(of_torchrun)
+    meetings[1].leave(owner=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_ranks_left_is_removed_by_the_next(
+    meets: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Once their launcher is gone and their run is over."""
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "getppid", lambda: 1 << 30)  # nobody's number
+        meets(0, "a")
+        patched.setenv("MASTER_PORT", "0")
+        meets(0, "b")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    meets(0, "c", never)
     assert len(list(tmp_path.iterdir())) == 3
-    monkeypatch.setattr(os, "getppid", lambda: 2)
-    meets(1, "d", {"a", "b"}.__contains__)
-    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.setenv("MASTER_PORT", "2")
+    meets(0, "d", {"b", "c"}.__contains__)
+    left = [(folder / "run").read_text() for folder in tmp_path.iterdir()]
+    assert sorted(left) == ["a", "c", "d"], "the launcher of c lives"
 
 
 def test_nothing_is_waited_for_where_nothing_can_be_written(tmp_path: Path) -> None:

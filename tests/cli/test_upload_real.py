@@ -164,7 +164,7 @@ with mlops.Run(devices=[], sinks=[]) as run:
 def _two_ranks(runs_dir: Path) -> RunFolder:
     """A distributed training: an owner that logs a little, and two processes that train."""
     with mlops.Run("digits", devices=[], sinks=[], runs_dir=runs_dir, dimensions={"team": "vision"}) as run:
-        environ = {**os.environ, JOIN_VARIABLE: str(run.dir), "WORLD_SIZE": "2"}
+        environ = {**os.environ, JOIN_VARIABLE: str(run.dir), "WORLD_SIZE": "2", "MLOPS_EVERY_RANK": "1"}
         ranks = [
             subprocess.Popen([sys.executable, "-c", RANK], env={**environ, "RANK": str(rank)}) for rank in range(2)
         ]
