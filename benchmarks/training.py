@@ -8,6 +8,9 @@ Fits take turns, with and without and then the other way round, each from the sa
 threads of mlops included, has one core to itself, and Monasca all others: so what mlops's threads do holds up the
 training in full, and what Monasca does, which has machines of its own in life, does not.  The time of a fit is that
 from its first batch to the end of its last epoch; what opening and closing its run takes is told beside it.
+
+Where other programs want the same cores, the time of a fit tells of them too.  Two figures do not: the processor time
+of the process, and how long the training thread slept, which it does only while another thread has what it needs.
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ class Fit:
     Attributes:
         wall: seconds from the first batch to the end of the last epoch.
         busy: processor seconds of the whole process meanwhile.
+        slept: seconds meanwhile in which the training thread neither ran nor waited for a core.
         around: seconds of ``fit`` before and after that.
         numbers: every loss and metric that fastai kept, and the weights at the end, to the bit.
         run_dir: where it was recorded, if it was.
@@ -55,6 +59,7 @@ class Fit:
 
     wall: float
     busy: float
+    slept: float
     around: float
     numbers: tuple[bytes, ...]
     run_dir: Path | None = None
@@ -109,12 +114,14 @@ def _times(pairs: list[tuple[Fit, Fit]]) -> list[Figure]:
     print(table((f"{EPOCHS} epochs of the digits", "s", "s of processor", "ms before and after"), rows))
     longer = [100 * (there.wall / bare.wall - 1) for there, bare in pairs]
     busier = [100 * (there.busy / bare.busy - 1) for there, bare in pairs]
+    slept = [1e3 * (there.slept - bare.slept) for there, bare in pairs]
     before_and_after = [1e3 * (there.around - bare.around) for there, bare in pairs]
     low, _, high = statistics.quantiles(longer, n=4)
     print(f"the middle half of the rounds took {low:.1f} % to {high:.1f} % longer")
     return [
         Figure("the training takes longer by", statistics.median(longer), "%", most=1),
         Figure("its processor time, with mlops's threads, is more by", statistics.median(busier), "%"),
+        Figure("the training thread slept longer by", statistics.median(slept), "ms"),
         Figure("opening the run and closing it", statistics.median(before_and_after), "ms"),
     ]
 
@@ -159,22 +166,22 @@ def _fit(sinks: list[str] | None, runs_dir: Path) -> Fit:
     from mlops.callbacks.fastai import MonascaCallback
 
     ours = [] if sinks is None else [MonascaCallback("training", sinks=sinks, runs_dir=runs_dir)]
-    marks: list[tuple[float, float]] = []
+    marks: list[tuple[float, float, float]] = []
     learn = _learner([*ours, _clock(marks)])
     gc.collect()
     begin = time.perf_counter()
     learn.fit_one_cycle(EPOCHS, 0.01)
     end = time.perf_counter()
-    (first, busy), (last, busy_then) = marks[0], marks[-1]
+    wall, busy, awake = (last - first for first, last in zip(marks[0], marks[-1], strict=True))
     tensors = [*learn.recorder.losses, *learn.model.state_dict().values()]
     numbers = [tensor.numpy().tobytes() for tensor in tensors]
     numbers += [repr(list(values)).encode() for values in learn.recorder.values]
     run_dir = ours[0].run_dir if ours else None
-    return Fit(last - first, busy_then - busy, end - begin - (last - first), tuple(numbers), run_dir)
+    return Fit(wall, busy, wall - awake, end - begin - wall, tuple(numbers), run_dir)
 
 
-def _clock(marks: list[tuple[float, float]]) -> Any:
-    """A callback that notes the time as a training part begins, after ours, and as an epoch ends, after ours."""
+def _clock(marks: list[tuple[float, float, float]]) -> Any:
+    """A callback that notes the time as a training part begins and as an epoch ends, each after ours."""
     from fastai.callback.core import Callback
 
     class Clock(Callback):  # type: ignore[misc] # fastai says nothing of its types
@@ -183,7 +190,8 @@ def _clock(marks: list[tuple[float, float]]) -> Any:
         def __call__(self, event_name: str) -> None:
             """Note it."""
             if event_name in {"before_train", "after_epoch"}:
-                marks.append((time.perf_counter(), time.process_time()))
+                ran, waited = Path("/proc/thread-self/schedstat").read_text().split()[:2]
+                marks.append((time.perf_counter(), time.process_time(), (int(ran) + int(waited)) / 1e9))
 
     return Clock()
 

@@ -31,9 +31,11 @@ its heartbeat more often (see mlops.recorder)."""
 
 _HEAD: Final = 1 << 16
 """Bytes of a points file in which its process's first notes are looked for."""
-_NOT_WHOLE: Final = (OSError, ValueError, TypeError, AttributeError, LookupError)
+_NOT_WHOLE: Final = (OSError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
 """What reading an end raises that is being written, or damaged."""
 _MODE: Final = 0o600
+_LAST_MOMENT: Final = 253402300800.0
+"""The year 10000, which cannot be shown."""
 _BADNESS: Final = {"finished": 0, "cancelled": 1, "interrupted": 2, "killed": 3, "failed": 4}
 
 
@@ -104,8 +106,9 @@ def members(folder: Path, owner: str) -> list[Member]:
     ended = set()
     for path in folder.glob(f"*{END_SUFFIX}"):
         with contextlib.suppress(*_NOT_WHOLE):
-            found.append(_ended(json.loads(path.read_bytes())))
-            ended.add(path.stem)
+            if path.is_file():
+                found.append(_ended(json.loads(path.read_bytes())))
+                ended.add(path.stem)
     found.extend(
         _without_a_word(path.with_suffix(".points"), path)
         for path in folder.glob(f"*{ring.SUFFIX}")
@@ -137,12 +140,11 @@ def together(owner: Member, others: Sequence[Member]) -> Member:
 
 
 def _ended(content: Mapping[str, Any]) -> Member:
+    ended = float(content["ended"])
+    if not 0 <= ended < _LAST_MOMENT or content["outcome"] not in _BADNESS:
+        raise ValueError("no end")
     return Member(
-        _name(content.get("rank")),
-        str(content["outcome"]),
-        str(content["reason"]),
-        float(content["ended"]),
-        bool(content.get("peer")),
+        _name(content.get("rank")), content["outcome"], str(content["reason"]), ended, bool(content.get("peer"))
     )
 
 

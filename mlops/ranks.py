@@ -43,11 +43,13 @@ class Rank:
         number: from 0.
         size: how many ranks there are; at least 2.
         local: its number among the ranks of its host; ``None`` where that is not known.
+        sure: whether torch or torchrun says so, and not just variables that may be left over from anything.
     """
 
     number: int
     size: int
     local: int | None = None
+    sure: bool = False
 
     @property
     def environ(self) -> dict[str, str]:
@@ -63,15 +65,19 @@ def here(environ: Mapping[str, str] | None = None) -> Rank | None:
         environ: where ``RANK``, ``WORLD_SIZE`` and ``LOCAL_RANK`` are looked up; ``os.environ`` if not given.
     """
     environ = os.environ if environ is None else environ
+    sure = True
     local = _whole(environ.get("LOCAL_RANK"))
     if (dist := _group()) is not None:
         number, size = dist.get_rank(), dist.get_world_size()
         local = _local_number() if local is None else local
     else:
         number, size = _whole(environ.get("RANK")), _whole(environ.get("WORLD_SIZE"))
+        sure = "TORCHELASTIC_RUN_ID" in environ
+        if _child_of_a_rank:
+            return None
     if number is None or size is None or not number < size or size < 2:  # noqa: PLR2004 - one alone is no rank
         return None
-    return Rank(number, size, local)
+    return Rank(number, size, local, sure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +161,10 @@ def _by_launcher(key: str, proposal: str, rank: Rank, place: Path, is_over: Call
         found = _first_word(folder / "run", proposal)
         if is_over(found) and not of_torchrun:
             continue
-        if _first_word(folder / f"rank{rank.number}", str(os.getpid())) != str(os.getpid()):
-            break
+        if (other := _first_word(folder / f"rank{rank.number}", str(os.getpid()))) != str(os.getpid()):
+            if process_started(_whole(other) or 0) or not is_over(found):
+                break
+            continue  # it has ended: torchrun began anew without saying so
         return Meeting(found, tuple(folders), rank.number, expected)
     return Meeting(proposal)
 
@@ -185,12 +193,25 @@ def _first_word(path: Path, word: str) -> str:
 
 
 def _group() -> Any:
-    """torch's distributed package where it has a process group; it is never imported for this."""
+    """torch's distributed package where it has a process group of this process; it is never imported for this."""
     torch: Any = sys.modules.get("torch")
     with contextlib.suppress(Exception):  # half imported, or built without it
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return torch.distributed
+            return None if _of_parent and torch.distributed.group.WORLD is _of_parent[0] else torch.distributed
     return None
+
+
+def _after_fork_in_child() -> None:
+    """A child that a rank forks is none: its variables and its process group, with the connection, are its parent's."""
+    global _child_of_a_rank  # noqa: PLW0603 - of this process
+    if (dist := _group()) is not None:
+        _of_parent[:] = [dist.group.WORLD]
+    _child_of_a_rank = _child_of_a_rank or dist is not None or here() is not None
+
+
+_of_parent: Final[list[Any]] = []
+_child_of_a_rank = False
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _local_number() -> int | None:

@@ -24,7 +24,7 @@ from typing import Any, Final, Self, TypeVar
 
 from mlops import cell, facts, ranks
 from mlops.devices import Device, Sampler, opener
-from mlops.ending import meet_sigterm, release_sigterm
+from mlops.ending import held, meet_sigterm, release_sigterm
 from mlops.errors import CloudConfigError, RunError, StoreError
 from mlops.loops import Epoch, Watched
 from mlops.members import note_end, process_started
@@ -110,6 +110,7 @@ class Run:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._closed = False
+        self._edition = 0
         joined = os.environ.get(JOIN_VARIABLE)
         self.joined = self._launched = bool(joined)
         self.dimensions = check_dimensions({**self.settings.dimensions, **(dimensions or {})})
@@ -137,6 +138,7 @@ class Run:
             publish=not self._launched,
             on_open=self._note_devices,
         )
+        self._error_before = id(getattr(sys, "last_value", None))
         self._cell = cell.running()
         _end_of_earlier_time(self._cell)
         _open.append(weakref.ref(self))
@@ -163,7 +165,7 @@ class Run:
     @property
     def _speaks(self) -> bool:
         """Whether what is logged here is recorded."""
-        return not self.rank or self.settings.every_rank
+        return not self._rank or not self._rank.number or not self._rank.sure or self.settings.every_rank
 
     def _left_to_rank_0(self, *_: object, **__: object) -> None:
         """Stand for :meth:`log` in the ranks above 0."""
@@ -243,7 +245,8 @@ class Run:
             return
         with self._lock:
             self._info.parameters.update(_plain(parameters))
-            self._save_info({"parameters": self._info.parameters})
+            noted = dict(self._info.parameters)
+        self._save_info({"parameters": noted})
 
     def close(self, outcome: str = "finished", reason: str = "") -> None:
         """End the run; a second call does nothing.
@@ -262,10 +265,14 @@ class Run:
             raise RunError(f"There is no outcome {outcome!r}", remedy=f"Outcomes: {', '.join(OUTCOMES)}.")
         if os.getpid() != self._pid:
             return
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
+        with held():
+            with self._lock:
+                if self._closed:
+                    return
+                self._closed = True
+            self._close(outcome, reason)
+
+    def _close(self, outcome: str, reason: str) -> None:
         deadline = time.monotonic() + self.settings.close_seconds
         self._sampler.close(min(2.0, self.settings.close_seconds))
         self._recorder.close(max(1.0, self.settings.close_seconds))
@@ -293,6 +300,8 @@ class Run:
     @property
     def parameters(self) -> dict[str, Any]:
         """What the training was called with, as far as this process has noted it; a copy."""
+        if os.getpid() != self._pid:  # a forked child, whose parent may have held the lock
+            return dict(self._info.parameters)
         with self._lock:
             return dict(self._info.parameters)
 
@@ -443,7 +452,7 @@ class Run:
         with self._lock:
             self._info.git_commit = commit
             self._info.notes.update({"meters": meters, "not_metered": reasons})
-            self._save_info({"meters": meters, "not_metered": reasons})
+        self._save_info({"meters": meters, "not_metered": reasons})
 
     def _wake_feeds(self) -> None:
         for feed in self.__dict__.get("_feeds", ()):
@@ -465,8 +474,8 @@ class Run:
             self._info.notes.update({key: count for key, count in counts.items() if count})
             if (points := self._recorder.points) is not None:
                 self._info.notes["points"] = {self._recorder.path.name: points}
-            self._save_info(None)
-        if self.joined and outcome != "finished":
+        self._save_info(None)
+        if self.joined and (outcome != "finished" or self._recorder.points is None):  # its buffer may be left
             try:
                 note_end(self._recorder.path, outcome, reason, rank=self.rank, peer=not self._launched)
             except OSError as error:
@@ -477,13 +486,19 @@ class Run:
             )
 
     def _save_info(self, notes: Mapping[str, Any] | None) -> None:
-        """The owner keeps ``run.json``; every process keeps its notes in its points file."""
+        """The owner keeps ``run.json``; every process keeps its notes in its points file.
+
+        Not to be called with the lock held: the recorder has one too, and a signal handler that closes the run comes
+        while the main thread holds that.  What such a handler has written is not replaced by what it interrupted.
+        """
         if notes is not None:
             self._recorder.write_notes(notes)
         if self.joined:
             return
         try:
-            self._folder.write_info(self._info)
+            with self._lock:
+                edition = self._edition = self._edition + 1
+                self._folder.write_info(self._info, unless=lambda: self._edition != edition)
         except OSError as error:
             self._recorder.warn_once("run.json", f"Cannot write {self.dir}/run.json: {error.strerror or error}.")
 
@@ -538,7 +553,8 @@ def _close_all() -> None:
     error = getattr(sys, "last_value", None)
     for run in list(_KEEP):
         with contextlib.suppress(Exception):
-            run.close(*outcome_of(error))
+            fresh = run._cell is None and id(error) != run._error_before  # noqa: SLF001 - same module
+            run.close(*outcome_of(error if fresh else None))
 
 
 def _open_sinks(sinks: Sequence[str | Sink], settings: Settings) -> list[tuple[str, Sink]]:

@@ -23,7 +23,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
@@ -305,8 +305,12 @@ class RunFolder:
             self._end_with_others(info)
         return info
 
-    def write_info(self, info: RunInfo) -> None:
+    def write_info(self, info: RunInfo, *, unless: Callable[[], bool] = lambda: False) -> None:
         """Replace ``run.json`` as a whole.
+
+        Args:
+            info: what it shall say.
+            unless: asked at the last moment; if it is true, what is there stays.
 
         Raises:
             OSError: as the system said it; the old content stays.
@@ -320,7 +324,10 @@ class RunFolder:
                 file.write(text + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            draft.replace(target)
+            if unless():
+                draft.unlink()
+            else:
+                draft.replace(target)
         except BaseException:
             with contextlib.suppress(OSError):
                 draft.unlink()

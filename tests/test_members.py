@@ -107,10 +107,28 @@ def test_what_a_process_noted_is_found(folder: RunFolder) -> None:
     assert info.ended == found.ended
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b'{"outcome": "failed"}', b"\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"outcome": "failed"}',
+        b"\xff",
+        b"[" * 100_000,
+        b'{"outcome": "failed", "reason": "", "ended": 1' + b"0" * 400 + b"}",
+        b'{"outcome": "failed", "reason": "", "ended": 1e400}',
+        b'{"outcome": "failed", "reason": "", "ended": -1}',
+        b'{"outcome": "odd", "reason": "", "ended": 1}',
+        b'{"outcome": [], "reason": "", "ended": 1}',
+    ],
+)
 def test_an_end_that_is_not_whole_is_none(folder: RunFolder, text: bytes) -> None:
     """A file that is being written, or damaged, takes nothing from what the owner says."""
     (folder.path / "node-2-0.end").write_bytes(text)
+    os.mkfifo(folder.path / "node-3-0.end")
+    (folder.path / "node-4-0.end").mkdir()
     assert members(folder.path, OWNER) == []
     assert folder.info().outcome == "finished"
 

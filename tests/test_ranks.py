@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -59,6 +60,7 @@ def meets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]
         (TWO, Rank(1, 2)),
         ({**TWO, "LOCAL_RANK": "0"}, Rank(1, 2, 0)),
         ({**TWO, "LOCAL_RANK": "x"}, Rank(1, 2)),
+        ({**TWO, "TORCHELASTIC_RUN_ID": "none"}, Rank(1, 2, sure=True)),
     ],
 )
 def test_a_launchers_variables(environ: dict[str, str], expected: Rank | None) -> None:
@@ -193,7 +195,7 @@ def group(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_process_group_knows_better(tmp_path: Path) -> None:
     """Its rank counts and its store is where they meet; nothing is written among the runs."""
     rank = here({"RANK": "7", "WORLD_SIZE": "9"})
-    assert rank == Rank(1, 2, 0)
+    assert rank == Rank(1, 2, 0, sure=True)
     assert here({}) == rank
     assert agree("digits", "a", rank, tmp_path, never).run_id == "a"
     ranks._opened.clear()
@@ -209,7 +211,7 @@ def test_a_group_without_a_store_does_no_harm(tmp_path: Path, monkeypatch: pytes
         raise ValueError("Default process group has not been initialized")
 
     monkeypatch.setattr(ranks, "_store", none)
-    assert here({}) == Rank(1, 2)
+    assert here({}) == Rank(1, 2, sure=True)
     assert agree("digits", "a", Rank(1, 2), tmp_path, never).run_id == "a"
 
 
@@ -229,10 +231,39 @@ def test_a_rank_alone_records(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_a_rank_above_0_logs_is_left_to_rank_0(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its losses, epochs and series are not recorded; what it waits for, and what names its rank, is."""
-    for name, value in TWO.items():
+    for name, value in {**TWO, "TORCHELASTIC_RUN_ID": "none"}.items():
         monkeypatch.setenv(name, value)
     record = written(runs_dir)
     assert set(record) == {"train.data_wait_seconds", "train.batch_seconds", "mine"}
+
+
+def test_what_left_over_variables_call_rank_1_loses_nothing(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torchrun and without a process group nobody knows of a rank 0 that would log the same."""
+    for name, value in TWO.items():
+        monkeypatch.setenv(name, value)
+    assert {"train.loss", "other", "valid.loss", "train.epoch"} <= set(written(runs_dir))
+
+
+def test_a_child_that_a_rank_forks_is_none(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its variables are its parent's: a run of its own is one, and all of it is recorded."""
+    for name, value in {**TWO, "TORCHELASTIC_RUN_ID": "none"}.items():
+        monkeypatch.setenv(name, value)
+    assert here() == Rank(1, 2, sure=True)
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            os._exit(0 if here() is None and "train.loss" in written(runs_dir) else 1)
+        os._exit(2)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_number_that_a_dead_process_took_is_free(meets: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torchrun begins anew, when a host comes or goes, without saying so: the ranks meet in the next place."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr("mlops.ranks.process_started", lambda pid: 0 if 1090 <= pid < 1100 else 1)  # "a" and "b" died
+    assert [meets(0, "a"), meets(1, "b")] == ["a", "a"]
+    over = "a".__eq__
+    assert [meets(1, "c", over), meets(0, "d", over)] == ["c", "c"]
 
 
 def test_every_rank_is_recorded_where_that_is_asked_for(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,10 +204,10 @@ def test_where_not_even_run_json_finds_room_the_run_is_recorded_elsewhere(
     """A disk that is full at the start costs no point."""
     original = RunFolder.write_info
 
-    def full(self: RunFolder, info: RunInfo) -> None:
+    def full(self: RunFolder, info: RunInfo, **more: Any) -> None:
         if self.path.parent == runs_dir:
             raise OSError(28, "No space left on device")
-        original(self, info)
+        original(self, info, **more)
 
     monkeypatch.setattr(RunFolder, "write_info", full)
     with quiet(runs_dir) as run:

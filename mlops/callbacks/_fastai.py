@@ -64,6 +64,16 @@ class HeardLoss(AvgSmoothLoss):  # type: ignore[misc] # fastai says nothing of i
             self.heard = heard = heard if heard.is_cpu else heard.cpu()
             self.val = torch.lerp(heard, self.val, self.beta).as_subclass(kind)
 
+    @property
+    def value(self) -> Any:
+        """The smoothed loss, as fastai 2.8 reckons it; its Recorder asks for it twice a batch."""
+        val, share = self.val, 1 - self.beta**self.count
+        kind = type(val)
+        if kind not in _KNOWN or val.__dict__:
+            return val / share
+        with _Plain():
+            return (val / share).as_subclass(kind)
+
 
 class Fit:
     """A fit that is monitored.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -57,7 +58,8 @@ class Sampler:
         self._joules: dict[Series, float] = {}
         self._lap_joules: dict[Series, float] = {}
         self._fresh: set[Series] = set()
-        self._bell = threading.Event()
+        self._bell = threading.Lock()  # an Event is not to be set in a signal handler, nor in a forked child
+        self._bell.acquire()
         self._opened = threading.Event()
         self._ending = False
         self._given_up = False
@@ -72,7 +74,7 @@ class Sampler:
             step: the epoch's number; ``None`` to begin one: what was used before it belongs to none.
         """
         self._laps.append(step)
-        self._bell.set()
+        self._ring_bell()
 
     def wait_open(self, timeout: float) -> bool:
         """Wait until the devices are open; whether they were in time."""
@@ -88,10 +90,14 @@ class Sampler:
             Whether it was done in time.
         """
         self._ending = True
-        self._bell.set()
+        self._ring_bell()
         self._thread.join(timeout)
         self._given_up = self._thread.is_alive()
         return not self._given_up
+
+    def _ring_bell(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it rings already
+            self._bell.release()
 
     def _work(self) -> None:
         self._devices = [make() for make in self._openers]
@@ -101,8 +107,7 @@ class Sampler:
         self._tell()
         due = time.monotonic() + self._interval
         while not self._ending:
-            self._bell.wait(max(0.0, due - time.monotonic()))
-            self._bell.clear()
+            self._bell.acquire(timeout=max(0.0, due - time.monotonic()))
             laps = self._take_laps()
             self._sample()
             self._count(laps)

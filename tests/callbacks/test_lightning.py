@@ -433,7 +433,7 @@ def test_a_release_that_is_too_old(
 def test_another_rank_leaves_the_losses_to_rank_0(small: Any, runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It joins the run for its devices' sake; real ranks are in tests/test_torchrun."""
     callback = small.quiet(runs_dir)
-    monkeypatch.setattr("mlops.ranks.here", lambda: Rank(1, 2))
+    monkeypatch.setattr("mlops.ranks.here", lambda: Rank(1, 2, sure=True))
     small.fit(callback)
     assert small.recorded(callback).names() == []
     assert small.ending(callback) == ("finished", "")

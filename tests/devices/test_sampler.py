@@ -259,7 +259,7 @@ def test_an_epoch_of_which_no_meter_knows_anything_has_no_energy(bench: Bench, w
 
     device.joules = 30.0
     asked = device.samples
-    sampler._bell.set()  # a sample in the middle of the first epoch, as the interval would bring
+    sampler._ring_bell()  # a sample in the middle of the first epoch, as the interval would bring
     wait_until(lambda: device.samples > asked)
     wait_until(lambda: sampler._joules == {ENERGY: 30.0})
     device.joules = None
@@ -286,7 +286,7 @@ def test_a_device_that_hangs_does_not_hold_up_the_end(
     device = Counter()
     sampler = bench.start(device)
     device.joules = 30.0
-    sampler._bell.set()  # a sample in the middle of the epoch, as the interval would bring
+    sampler._ring_bell()  # a sample in the middle of the epoch, as the interval would bring
     wait_until(lambda: sampler._joules == {ENERGY: 30.0} and len(bench.puts) == 4)
     device.hold.clear()
     asked = device.samples
