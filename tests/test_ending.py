@@ -135,7 +135,7 @@ def test_a_second_signal_waits_until_the_run_is_closed(
     (folder,) = runs_dir.iterdir()
     record = read_run(RunFolder(folder))
     assert record.info.outcome == "interrupted"
-    if pause or first == second:  # at once, either may be met first
+    if pause > 0.1 or first == second:  # sooner, either may be met first: a busy process sees both at once
         assert record.info.reason == reason
     ((_, columns),) = record.find("a")
     assert columns.value.tolist() == [float(number) for number in range(100)]
